@@ -1,0 +1,77 @@
+"""Connections to Redis or Valkey, with every risky default of the client switched off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, ResponseError, TimeoutError
+from redis.retry import Retry
+
+if TYPE_CHECKING:
+    from common.settings import Settings
+
+# A blocking read must come back before the socket gives up, or every idle wait looks like an outage.
+BLOCK_MS = 2_000
+SOCKET_TIMEOUT_S = BLOCK_MS / 1000 + 5
+POOL_SIZE = 32
+
+# What the client raises when the server cannot be used now but may be later. Error replies that mean the same come
+# as plain ResponseError, told apart by their first word.
+_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_AWAY_REPLIES = ("LOADING", "MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "UNBLOCKED")
+
+
+# An asyncio client whose replies are text. redis-py annotates each reply for all modes of the client at once (bytes or
+# text, two protocols), which fits none: what replies look like is pinned here and tested on real servers.
+Client = Any
+
+
+def server_is_away(error: Exception) -> bool:
+    """Return whether the error says that the server cannot be used now; trying again later helps."""
+    if isinstance(error, ResponseError):
+        return str(error).startswith(_AWAY_REPLIES)
+    return isinstance(error, _AWAY)
+
+
+def group_is_missing(error: Exception) -> bool:
+    """Return whether the error says that a stream or its group is gone (emptied server, deleted key)."""
+    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+
+
+def connect(settings: Settings) -> Client:
+    """Return the client of a process's event loop; it connects when first used.
+
+    Its own retries are off: it would repeat a write whose reply was lost, up to ten times. A full pool waits
+    instead of raising. Replies are text; bytes that are no UTF-8 come back escaped, so that an entry added by a
+    careless client cannot end the read loop.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=POOL_SIZE,
+        timeout=SOCKET_TIMEOUT_S,
+        protocol=2,
+        decode_responses=True,
+        encoding_errors="backslashreplace",
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=5,
+        health_check_interval=30,
+        retry=AsyncRetry(NoBackoff(), 0),
+    )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+def connect_thread(settings: Settings) -> redis.Redis:
+    """Return a blocking client for a thread of its own, with time-outs short enough to try twice in a lease."""
+    timeout_s = settings.renew_ms / 1000
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        protocol=2,
+        decode_responses=True,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    )

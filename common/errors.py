@@ -1,0 +1,59 @@
+"""The errors on which a caller decides differently.
+
+Every message says what, where, expected against found, and what happens next; never a transcript, audio or a
+URL with credentials in it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ErrorType = Literal[
+    # the source: seen at submit where possible, else the job fails at once
+    "source_outside_roots",
+    "source_missing",
+    "source_not_a_file",
+    "source_unreadable",
+    "source_unsupported",
+    "file_too_large",
+    # the recording
+    "audio_unreadable",
+    "audio_too_long",
+    # the request
+    "option_unsupported",
+    # the service
+    "timed_out",
+    "decoder_crashed",
+    "engine_failed",
+    "attempts_spent",
+    "internal_error",
+    # an entry that is no job or a result that is no result
+    "entry_malformed",
+    "result_unstorable",
+]
+
+
+class SttreamError(Exception):
+    """Root of the errors that this project raises."""
+
+
+class JobError(SttreamError):
+    """A job cannot go on; `retryable` says whether another attempt may help."""
+
+    def __init__(self, type_: ErrorType, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(detail)
+        self.type: ErrorType = type_
+        self.detail = detail
+        self.retryable = retryable
+
+
+class SettingsError(SttreamError):
+    """The settings are wrong; the process must not start."""
+
+
+class Unavailable(SttreamError):
+    """Redis, the database or the disk cannot be used now; trying again later helps."""
+
+
+class DataLost(SttreamError):
+    """The server is not the one this process had seen: it was emptied or replaced. An operator must decide."""

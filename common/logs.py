@@ -1,0 +1,129 @@
+"""Structured logs on standard error: JSON lines for machines, coloured lines on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from structlog.contextvars import merge_contextvars
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from structlog.typing import Processor
+
+    from common.settings import Settings
+
+# Longer values are somebody's data, not a description of what happened.
+LONGEST_VALUE = 2_000
+# The end of a traceback says what failed; a recursion error would fill the disk with its middle.
+LONGEST_TRACEBACK = 12_000
+_DEEPEST = 5
+_SIXTY_FOUR_BITS = 2**63
+
+# What could rewrite a terminal or turn a line around: controls, bidirectional marks, invisible spaces,
+# separators, halves of surrogate pairs (which JSON cannot hold), tags.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_USER_INFO = re.compile(r"(://)[^/\s]+@")
+_SIGNATURE = re.compile(r"(?i)([?&][^=&\s]*(?:signature|credential|token|secret|password|key)[^=&\s]*=)[^&\s'\"]+")
+
+
+def configure_logs(settings: Settings, service: str) -> None:
+    """Send the process's logs to standard error, where standard output is left to data.
+
+    Args:
+        settings: `log_level` and `log_format` count.
+        service: bound to every line as `service`.
+    """
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    level = getattr(logging, settings.log_level.upper())
+    structlog.configure(
+        processors=[_adder(service), *_gatherers(), _clean, _renderer(as_json)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    _route_libraries(service, as_json)
+
+
+def safe_text(text: str, longest: int = LONGEST_VALUE) -> str:
+    """Return text that is safe to log or to show: no credentials, no control characters, not too long."""
+    # Hide first, on a bounded text: cut in its middle, a password would not be recognised.
+    hidden = _SIGNATURE.sub(r"\1***", _USER_INFO.sub(r"\1***@", text[: 4 * longest]))
+    cut = hidden if len(hidden) <= longest else f"{hidden[:longest]}… ({len(text)} characters)"
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), cut)
+
+
+def _gatherers() -> list[Processor]:
+    """Return the steps that collect what a line says."""
+    return [
+        merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+
+
+def _adder(service: str) -> Processor:
+    def add_service(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["service"] = service
+        return event
+
+    return add_service
+
+
+def _clean(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make every value safe; a traceback keeps its line breaks and its end."""
+    traceback = event.pop("exception", None)
+    cleaned: MutableMapping[str, Any] = {str(key): _safe(value, 0) for key, value in event.items()}
+    if isinstance(traceback, str):
+        lines = traceback[-LONGEST_TRACEBACK:].splitlines()
+        cleaned["exception"] = "\n".join(safe_text(line) for line in lines)
+    return cleaned
+
+
+def _safe(value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and abs(value) < _SIXTY_FOUR_BITS:
+        return int(value)
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, dict) and depth < _DEEPEST:
+        return {safe_text(str(key)): _safe(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth < _DEEPEST:
+        return [_safe(item, depth + 1) for item in value]
+    return safe_text(str(value))
+
+
+def _renderer(as_json: bool) -> Processor:
+    if not as_json:
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.JSONRenderer(serializer=_to_json)
+
+
+def _to_json(event: object, **_: object) -> str:
+    return orjson.dumps(event).decode()
+
+
+def _route_libraries(service: str, as_json: bool) -> None:
+    """Bring what libraries log through the standard module into the same form, warnings and worse."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_adder(service), structlog.stdlib.add_logger_name, *_gatherers()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _clean,
+                _renderer(as_json),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)

@@ -1,0 +1,13 @@
+-- readd: put a discarded entry back on the stream it came from.
+-- KEYS  1 dead letter stream  2 the stream it came from
+-- ARGV  1 id of the dead letter  2… field, value, …
+-- Returns 1 added | 0 no such dead letter, nothing written
+-- Cost O(1). Server 7.0 or later.
+local function readd(keys, argv)
+  local dead, stream, dead_id = keys[1], keys[2], argv[1]
+  if redis.call('XDEL', dead, dead_id) == 0 then return 0 end
+  redis.call('XADD', stream, '*', unpack(argv, 2))
+  return 1
+end
+
+register('readd', readd)

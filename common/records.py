@@ -1,0 +1,137 @@
+"""The records that travel: what is submitted, what a job is, what a failure is.
+
+A job lives in two places. While it is under way its Redis hash is the truth; once the writer has stored its
+terminal record the database is. Both are read into the same `Job`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from common.errors import ErrorType
+from common.options import Options
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+
+# A job's id names its files, so it must be a plain file name everywhere: no separators, no leading or trailing
+# dot, none of the names that Windows keeps for devices.
+_DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+ID_PATTERN = r"^[A-Za-z0-9_]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?$"
+
+Source = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+
+
+class State(StrEnum):
+    """Where a job is; `docs/how-it-works.md` has the picture."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    TRANSCRIBED = "transcribed"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+
+
+class Failure(BaseModel):
+    """Why a job failed, or why its last attempt did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: ErrorType
+    detail: str
+
+
+class JobSpec(BaseModel):
+    """A job as submitted: what stays the same for its whole life."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source
+    priority: Priority = "normal"
+    options: Options = Options()
+    timeout_s: float | None = Field(None, gt=0, le=7 * 86_400)
+    max_attempts: int | None = Field(None, ge=1, le=100)
+    retry_delay_s: float | None = Field(None, ge=0, le=86_400)
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=dict, max_length=32
+    )
+    batch_id: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _no_control_characters(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("a source cannot hold a NUL character")
+        return value
+
+    def to_json(self) -> str:
+        """Return the canonical text: two specs are the same job when their texts are equal."""
+        left = self.model_dump(mode="json", exclude_defaults=True)
+        return orjson.dumps(left, option=orjson.OPT_SORT_KEYS).decode()
+
+
+class Job(BaseModel):
+    """A job as it stands. Times are server milliseconds since 1970, or None before they are reached."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    spec: JobSpec
+    state: State
+    run: int = 1
+    """Which submission of this id: 1, and one more each time the job is revived after its end."""
+    attempts: int = 0
+    created_ms: int
+    queued_ms: int | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    progress: float = 0.0
+    """0 to 1."""
+    audio_s: float | None = None
+    worker: str | None = None
+    error: Failure | None = None
+    cancel_requested: bool = False
+    entry_id: str | None = None
+    """The stream entry that carries the job while it is queued or running."""
+    dead_id: str | None = None
+    """Its entry in the dead letter stream, while it has one."""
+
+    @classmethod
+    def from_hash(cls, job_id: str, fields: Mapping[str, str]) -> Self:
+        """Read the fields of a `job:<id>` hash."""
+        values: dict[str, Any] = dict(fields)
+        spec = JobSpec.model_validate_json(values.pop("spec"))
+        if "error" in values:
+            values["error"] = Failure.model_validate_json(values["error"])
+        return cls(id=job_id, spec=spec, **values)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.state in TERMINAL
+
+
+def check_id(value: str) -> str:
+    """Return a job id that is also a safe file name.
+
+    Raises:
+        ValueError: naming what is wrong with it.
+    """
+    if not re.fullmatch(ID_PATTERN, value):
+        raise ValueError(
+            f"id {value[:40]!r}: expected 1 to 128 of A-Z a-z 0-9 _ - . with a letter or digit first and no dot last"
+        )
+    if _DEVICE_NAMES.match(value):
+        raise ValueError(f"id {value!r} is the name of a device on some systems; choose another")
+    return value

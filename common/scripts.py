@@ -1,0 +1,53 @@
+"""The function library: every change of state, in Lua, run by the server as one step.
+
+The library's name holds a digest of its text. Two versions of sttream therefore never call each other's functions,
+and a process that finds its library missing simply loads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.connection import Client
+
+_FOLDER = Path(__file__).parent / "lua"
+
+
+@functools.cache
+def library_source() -> tuple[str, str]:
+    """Return the library's name and text: the prelude, then one file a function."""
+    files = sorted(_FOLDER.glob("*.lua"), key=lambda path: (not path.stem.startswith("_"), path.stem))
+    body = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    name = f"sttream_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
+    return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
+
+
+def fcall(name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> tuple[str | int | float, ...]:
+    """Return the command that calls a function of the library."""
+    return ("FCALL", f"{library_source()[0]}_{name}", len(keys), *keys, *args)
+
+
+def library_is_missing(error: Exception) -> bool:
+    """Return whether a call failed because the server does not hold this version of the library."""
+    return isinstance(error, ResponseError) and "Function not found" in str(error)
+
+
+async def load_library(redis: Client) -> None:
+    """Load the library unless the server has it; needs `FUNCTION LIST` and `FUNCTION LOAD`."""
+    name, text = library_source()
+    if not await redis.function_list(library=name):
+        # REPLACE: another process may have loaded the same text since we looked.
+        await redis.function_load(text, replace=True)
+
+
+async def call(redis: Client, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
+    """Call one function; the reply as the function's header describes it."""
+    return await redis.execute_command(*fcall(name, keys, args))

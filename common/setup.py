@@ -1,0 +1,63 @@
+"""What must stand before a service runs: the function library, the groups, the data epoch, the tables.
+
+Services do it themselves where their users may; `sttream setup` does it for those that may not.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from common.connection import Client
+from common.errors import DataLost
+from common.keys import TRANSCRIBERS, WRITERS, Keys
+from common.outage import Outage, persist
+from common.scripts import load_library
+from common.streams import Group
+
+if TYPE_CHECKING:
+    from common.database import Database
+
+
+async def set_up(redis: Client, keys: Keys, database: Database | None = None) -> Epoch:
+    """Create what is missing; waits while the server is away. Safe to run many times, and from many processes."""
+    epoch = await persist(Outage("set-up"), lambda: _set_up_server(redis, keys))
+    if database is not None:
+        await database.migrate()
+    return epoch
+
+
+async def _set_up_server(redis: Client, keys: Keys) -> Epoch:
+    await load_library(redis)
+    await Group(redis, keys.lanes, TRANSCRIBERS, "").create()
+    await Group(redis, [keys.results], WRITERS, "").create()
+    return await Epoch.begin(redis, keys)
+
+
+class Epoch:
+    """Tells the data that a process started with from an emptied or replaced server's."""
+
+    def __init__(self, redis: Client, keys: Keys, seen: str) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._seen = seen
+
+    @classmethod
+    async def begin(cls, redis: Client, keys: Keys) -> Epoch:
+        """Read the epoch, and write one on a server that has none."""
+        await redis.set(keys.epoch, secrets.token_hex(8), nx=True)
+        return cls(redis, keys, str(await redis.get(keys.epoch)))
+
+    async def check(self) -> None:
+        """Compare.
+
+        Raises:
+            DataLost: the server holds other data than when this process started.
+        """
+        found = await self._redis.get(self._keys.epoch)
+        if found != self._seen:
+            raise DataLost(
+                f"{self._keys.epoch} was {self._seen!r} when this process started and is {found!r} now: the server "
+                "was emptied or replaced. This process stops; restore the data, or start the services anew to go on "
+                "without it."
+            )

@@ -1,0 +1,1 @@
+"""The work: recordings to transcripts (transcriber) and transcripts to files and rows (writer)."""

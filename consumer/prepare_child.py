@@ -1,0 +1,106 @@
+"""The child side of the prepare pool: decode a recording and find the speech in it.
+
+Started by `consumer.prepare` as `python -m consumer.prepare_child FD`, FD being its end of a socket pair; nothing else
+comes in by argument, path or environment. Each request is one JSON line that carries two descriptors, the recording
+(read only) and an empty scratch file, and gets one JSON line back. A file that makes this process fail fails its own
+job: the parent starts another process.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import orjson
+
+from common.errors import JobError
+from consumer.decode import SAMPLE_RATE_HZ, decode
+from consumer.speech import find_speech
+
+# The socket, the two files and what the libraries keep open (13 measured), with room.
+_OPEN_FILES = 64
+_SAMPLE_BYTES = 2
+# Decode and write go on for one block beyond the limit before it is noticed.
+_SCRATCH_SLACK_BYTES = 64 * 1024 * 1024
+
+
+def main() -> None:
+    """Answer requests until the parent is gone."""
+    # Ctrl-C is for the parent: it hands the work back and then closes the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
+        _warm_up()
+        _send(connection, {})  # ready
+        while _serve_one(connection):
+            # Here, not while a job waits: libav objects that refer to each other are freed only by the collector.
+            gc.collect()
+
+
+def _exit_with_parent(connection: socket.socket) -> None:
+    """End this process as soon as nobody holds the other end, whatever the main thread is doing."""
+    poller = select.poll()
+    poller.register(connection, 0)  # hang-up is always reported
+    poller.poll()
+    os._exit(0)
+
+
+def _warm_up() -> None:
+    """Load the speech detector, and keep what is loaded now out of later collections."""
+    find_speech(np.zeros(SAMPLE_RATE_HZ, dtype=np.int16))
+    gc.collect()
+    gc.freeze()
+
+
+def _serve_one(connection: socket.socket) -> bool:
+    """Answer one request; false when the parent has closed the connection."""
+    line, descriptors, _, _ = socket.recv_fds(connection, 4096, 2)
+    if not line:
+        return False
+    source_fd, scratch_fd = descriptors
+    try:
+        answer = _prepare(orjson.loads(line), source_fd, scratch_fd)
+    except JobError as exc:
+        answer = {"error": {"type": exc.type, "detail": exc.detail, "retryable": exc.retryable}}
+    except OSError as exc:
+        detail = f"the scratch file cannot be written: {exc.strerror}. Tried again later."
+        answer = {"error": {"type": "internal_error", "detail": detail, "retryable": True}}
+    finally:
+        os.close(source_fd)
+        os.close(scratch_fd)
+    _send(connection, answer)
+    return True
+
+
+def _prepare(request: dict[str, Any], source_fd: int, scratch_fd: int) -> dict[str, Any]:
+    """Decode one recording to the scratch file and find the speech in it."""
+    most_bytes = int(request["max_audio_s"] * SAMPLE_RATE_HZ * _SAMPLE_BYTES) + _SCRATCH_SLACK_BYTES
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+    with (
+        os.fdopen(source_fd, "rb", buffering=0, closefd=False) as source,
+        os.fdopen(scratch_fd, "wb", closefd=False) as scratch,
+    ):
+        count = decode(source, scratch, request["max_audio_s"])
+    if not request["vad"]:
+        return {"samples": count, "spans": [[0, count]]}
+    with os.fdopen(scratch_fd, "rb", closefd=False) as written:
+        samples = np.memmap(written, dtype=np.int16, mode="r", shape=(count,))
+    return {"samples": count, "spans": [[span.start, span.end] for span in find_speech(samples)]}
+
+
+def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
+    connection.sendall(orjson.dumps(answer) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

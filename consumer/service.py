@@ -1,0 +1,105 @@
+"""The wiring of this package's two services: settings → Redis → stores → engine → stage.
+
+Each enters what it needs on one `AsyncExitStack`, which closes in reverse: the stage drains first, then leases stop
+being renewed, then the engine and the decoders go, the connections last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from common.connection import Client, connect
+from common.database import Database
+from common.health import Readiness, serve_health
+from common.keys import Keys
+from common.lease import LeaseKeeper
+from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
+from common.setup import set_up
+from common.stage import Stage, StageSettings
+from common.streams import JobStreams, ResultStream, consumer_name
+
+if TYPE_CHECKING:
+    from common.settings import Settings
+
+
+# Results that a writer holds at a time: enough for one transaction to be worth its fsync.
+RESULTS_AT_A_TIME = 64
+# One decoder keeps up with several times what a GPU transcribes.
+MOST_DECODERS = 4
+
+
+async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a consumer until `stop` is set, then drain."""
+    # Here, not above: a writer shall not carry the model's libraries.
+    from consumer.engine import Engine, available_cores
+    from consumer.prepare import PreparePool
+    from consumer.transcriber import Transcriber
+
+    async with AsyncExitStack() as stack:
+        metrics, loaded = ConsumerMetrics(), asyncio.Event()
+        redis, readiness = await _begin(stack, settings, metrics)
+        readiness.add("engine", lambda: _loaded(loaded))
+        keys = Keys(settings.queue)
+        epoch = await set_up(redis, keys)
+        engine = await asyncio.to_thread(Engine.load, settings)
+        stack.callback(engine.close)
+        processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
+        pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
+        await stack.enter_async_context(pool)
+        loaded.set()
+        stage = Stage(
+            StageSettings(
+                "jobs", settings.slots or engine.slots, settings.lease_ms, settings.drain_s, settings.stall_s
+            ),
+            JobStreams(redis, keys, settings, consumer_name()),
+            Transcriber(settings, pool, engine, metrics),
+            stack.enter_context(LeaseKeeper(settings)),
+            metrics,
+            check_data=epoch.check,
+        )
+        await stage.run(stop)
+
+
+async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
+    """Run a writer until `stop` is set, then drain."""
+    from consumer.writer import Writer
+
+    async with AsyncExitStack() as stack:
+        metrics = WriterMetrics()
+        redis, readiness = await _begin(stack, settings, metrics)
+        database = Database.open(settings.database_url.get_secret_value())
+        stack.push_async_callback(database.aclose)
+        readiness.add("database", database.ping)
+        keys = Keys(settings.queue)
+        epoch = await set_up(redis, keys, database)
+        writer = Writer(database, settings.results_dir, metrics, now_ms=lambda: time.time_ns() // 1_000_000)
+        stage = Stage(
+            StageSettings("results", RESULTS_AT_A_TIME, settings.lease_ms, settings.drain_s),
+            ResultStream(redis, keys, settings, consumer_name()),
+            writer,
+            stack.enter_context(LeaseKeeper(settings)),
+            metrics,
+            check_data=epoch.check,
+        )
+        async with asyncio.TaskGroup() as group:
+            committing = group.create_task(writer.run())
+            await stage.run(stop)
+            committing.cancel()
+
+
+async def _begin(stack: AsyncExitStack, settings: Settings, metrics: StageMetrics) -> tuple[Client, Readiness]:
+    """Connect, and answer health checks from the start: loading a model takes a while."""
+    redis = connect(settings)
+    stack.push_async_callback(redis.aclose)
+    readiness = Readiness()
+    readiness.add("redis", redis.ping)
+    await stack.enter_async_context(serve_health(settings.metrics_port, readiness, metrics.registry))
+    return redis, readiness
+
+
+async def _loaded(loaded: asyncio.Event) -> None:
+    if not loaded.is_set():
+        raise RuntimeError("the model is being loaded")
