@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -61,7 +62,25 @@ def connect(settings: Settings) -> Client:
         health_check_interval=30,
         retry=AsyncRetry(NoBackoff(), 0),
     )
+    pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+class _Cancellable:
+    """Mends a connection that loses cancellations, so that a loop which is told to end does end.
+
+    redis-py sends under `asyncio.wait_for`, and before Python 3.12 that drops a cancellation which comes together with
+    the result (cpython issue 86296).
+    """
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        """Send, as the class does that this is mixed into, and raise a cancellation that came meanwhile."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        if task and task.cancelling() > before:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
 
 
 def connect_thread(settings: Settings) -> redis.Redis:

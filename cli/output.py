@@ -1,0 +1,105 @@
+"""What verbs print: JSON lines for programs, lines and tables for people; all else goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+# A table that is not read on a terminal is not cut to one.
+_PIPED_COLUMNS = 200
+
+
+def print_json(record: Any) -> None:
+    """Print one object as one line."""
+    import orjson
+
+    click.echo(orjson.dumps(record))
+
+
+def print_line(*cells: object) -> None:
+    """Print cells on one line, two blanks between them."""
+    click.echo("  ".join(shown(cell) for cell in cells))
+
+
+def shown(value: object) -> str:
+    """Return a value as text that cannot rewrite the terminal and holds no credentials."""
+    from common.logs import safe_text
+
+    return safe_text(str(value))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose cells break over lines rather than lose text."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    print_rich(table)
+
+
+def print_rich(renderable: RenderableType) -> None:
+    """Print something of rich's, without blanks at the ends of lines."""
+    console = console_of(sys.stdout)
+    with console.capture() as capture:
+        console.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """Print one `name  value` a line; what is None or empty is left out."""
+    given = [(name, value) for name, value in fields if value not in (None, "")]
+    width = max((len(name) for name, _ in given), default=0)
+    for name, value in given:
+        print_line(name.ljust(width), value)
+
+
+def complain(message: str) -> None:
+    """Say on standard error what went wrong with one of several things."""
+    click.echo(f"Error: {shown(message)}", err=True)
+
+
+def progress_bar(*columns: str) -> Progress:
+    """Return a progress bar on standard error, shown on a terminal only.
+
+    Args:
+        columns: what stands right of the bar, in rich's markup.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = console_of(sys.stderr)
+    parts = (TextColumn("{task.description}"), BarColumn(), *map(TextColumn, columns), TimeElapsedColumn())
+    return Progress(*parts, console=console, transient=True, disable=not console.is_terminal)
+
+
+def console_of(stream: Any) -> Console:
+    """Return rich's view of a stream: as wide as the terminal, wide when there is none."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=stream, highlight=False, width=_PIPED_COLUMNS)
+    return console
+
+
+def seconds(value: float | None) -> str:
+    """Return a length of time as people read it."""
+    if value is None:
+        return "-"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,189 @@
+"""Verbs that run services, set them up, and show their settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli import parameters
+from cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from common.settings import Settings
+    from deploy.plan import Plan
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the producer listens on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65000),
+    default=8010,
+    show_default=True,
+    envvar="STTREAM_HTTP_PORT",
+    help="Port of the producer; the embedded server takes the next.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("sttream-data"),
+    show_default=True,
+    help="Folder of everything that is kept.",
+)
+@click.option("--consumers", type=click.IntRange(0, 64), default=1, show_default=True, help="How many consumers.")
+@click.option(
+    "--audio",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="A folder that recordings may lie in; may be repeated.  [default: STTREAM_AUDIO_ROOTS, or the current folder]",
+)
+def up(host: str, port: int, data_dir: Path, consumers: int, audio: tuple[Path, ...]) -> None:
+    """Run everything on this machine: embedded server, producer, consumers, writer.
+
+    Ctrl-C stops; what was accepted goes on at the next start. Settings of the environment (STTREAM_MODEL, …) are
+    kept, except for those of folders, ports and the server.
+    """
+    from deploy.plan import ignored, make_plan
+
+    plan = make_plan(host=host, port=port, data_dir=data_dir, consumers=consumers, audio=audio)
+    if replaced := ignored():
+        click.echo(f"not used by `up`, which brings its own: {', '.join(replaced)}", err=True)
+    with contextlib.suppress(asyncio.CancelledError):  # stopped as asked
+        asyncio.run(_up(plan))
+    click.echo(f"stopped; {plan.data.path} keeps the data")
+
+
+async def _up(plan: Plan) -> None:
+    """Run the stack, its logs on standard error, until a signal cancels this."""
+    from deploy.local import running_stack
+
+    async with running_stack(plan, lambda line: click.echo(line, err=True)):
+        click.echo(_banner(plan))
+        await asyncio.Event().wait()
+
+
+def _banner(plan: Plan) -> str:
+    settings = plan.settings
+    roots = ", ".join(str(root) for root in settings.audio_roots)
+    return f"""\
+
+sttream is ready    {plan.url}    Ctrl-C stops it
+  data              {plan.data.path}
+  recordings below  {roots}
+  transcripts       {plan.data.results}
+  model             {settings.model} on {settings.device}
+
+  sttream submit FILE --wait --url {plan.url}
+  curl -F file=@FILE {plan.url}/v1/jobs
+  redis-cli -p {plan.redis_port} XPENDING '{{{settings.queue}}}:jobs:normal' transcribers
+"""
+
+
+@click.command()
+def producer() -> None:
+    """Run the HTTP producer."""
+    from common.process import run_service
+    from producer.app import serve
+
+    _exit(run_service("producer", serve, _settings()))
+
+
+@click.command()
+def consumer() -> None:
+    """Run a consumer, which transcribes."""
+    from common.process import run_service
+    from consumer.service import serve_consumer
+
+    _exit(run_service("consumer", serve_consumer, _settings()))
+
+
+@click.command()
+def writer() -> None:
+    """Run a writer, which stores transcripts."""
+    from common.process import run_service
+    from consumer.service import serve_writer
+
+    _exit(run_service("writer", serve_writer, _settings()))
+
+
+@click.command()
+def setup() -> None:
+    """Load the function library, create groups, migrate the database.
+
+    Services do it themselves where their users may.
+    """
+    asyncio.run(_set_up(_settings()))
+    click.echo("function library, groups and tables are there")
+
+
+async def _set_up(settings: Settings) -> None:
+    from common.connection import connect, server_is_away
+    from common.database import Database
+    from common.errors import Unavailable
+    from common.keys import Keys
+    from common.setup import set_up
+
+    database = Database.open(settings.database_url.get_secret_value())
+    async with connect(settings) as redis, contextlib.aclosing(database):
+        try:
+            # The services wait for a server that is away; a person wants to know.
+            await redis.ping()
+        except Exception as exc:
+            if not server_is_away(exc):
+                raise
+            where = visible_url(settings.redis_url.get_secret_value())
+            raise Unavailable(f"no server answers at {where}: {exc}. Is STTREAM_REDIS_URL right?") from exc
+        await set_up(redis, Keys(settings.queue), database)
+
+
+@click.command()
+@parameters.as_json
+def config(as_json: bool) -> None:
+    """Show the settings in force and where each came from; passwords are hidden."""
+    from common.settings import origins
+
+    settings, found = _settings(), origins()
+    rows = {name: _visible(getattr(settings, name)) for name in type(settings).model_fields}
+    if as_json:
+        print_json({name: {"value": value, "from": found[name]} for name, value in rows.items()})
+    else:
+        print_table(("setting", "value", "from"), [(name, _told(value), found[name]) for name, value in rows.items()])
+
+
+def _visible(value: object) -> object:
+    """Return a setting's value in JSON's terms, without passwords."""
+    from pydantic import SecretStr
+
+    if isinstance(value, SecretStr):
+        return visible_url(value.get_secret_value())
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return ":".join(value)
+    return "" if value is None else str(value)
+
+
+def visible_url(url: str) -> str:
+    """Return a URL with its password hidden: the one before `@`, and any among the parameters."""
+    hidden = re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&#]*", r"\1***", hidden)
+
+
+def _settings() -> Settings:
+    from common.settings import load_settings
+
+    return load_settings()
+
+
+def _exit(code: int) -> None:
+    click.get_current_context().exit(code)

@@ -1,0 +1,1 @@
+"""Ways to run the services: the embedded stack of one machine is `deploy.local`."""

@@ -1,0 +1,174 @@
+"""Services as processes: started, started again when they die, stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import structlog
+
+from deploy.errors import ServiceFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+log = structlog.get_logger()
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 30.0
+# A service that ran for so long was well: its next restart does not wait for the ones before.
+STEADY_S = 60.0
+# The exit code of "wrong use, wrong settings": starting again would say the same.
+WRONG_USE = 2
+_TIED = Path(__file__).with_name("tied.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process that shall run.
+
+    Args:
+        log: the file that its output is appended to. Not a pipe: its last words survive every kind of end, and a
+            terminal that is paused stops no service.
+        stop_s: how long it may take to stop, in seconds, before it is killed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    log: Path
+    stop_s: float
+    folder: Path = field(default_factory=Path.cwd)
+
+
+class Supervised:
+    """Keeps one service running until told to stop."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.service = service
+        self._clock, self._sleep = clock, sleep
+        self._process: asyncio.subprocess.Process | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.last_exit: str | None = None
+        """How the service ended the last time that nobody had asked for it."""
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the service; the task ends with `ServiceFailed` when starting it again cannot help."""
+        self._running = asyncio.create_task(self._keep_running(), name=self.service.name)
+        return self._running
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while the service runs."""
+        return self._process.pid if self._process else None
+
+    async def _keep_running(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            started = self._clock()
+            code = await self._run_once()
+            if self._stopping:
+                return
+            if code == WRONG_USE:
+                raise ServiceFailed(f"{self.service.name} refuses to start:\n{tail(self.service.log)}")
+            self.last_exit = how(code)
+            wait_s = FIRST_WAIT_S if self._clock() - started > STEADY_S else wait_s
+            log.warning("service_exited", name=self.service.name, how=self.last_exit, again_in_s=wait_s)
+            await self._sleep(wait_s)  # `stop` and `kill` end it
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+            log.info("service_restarted", name=self.service.name)
+
+    async def _run_once(self) -> int:
+        with self.service.log.open("ab") as output:
+            self._process = await _spawn(self.service, output)
+        try:
+            return await self._process.wait()
+        finally:
+            # Whatever it had started itself (decoder processes) is in its process group.
+            _signal_group(self._process.pid, signal.SIGKILL)
+            self._process = None
+
+    async def stop(self) -> None:
+        """Stop by SIGTERM, by SIGKILL after the service's limit; returns when it has ended."""
+        self._end(signal.SIGTERM)
+        if self._running is None:
+            return
+        done, _ = await asyncio.wait({self._running}, timeout=self.service.stop_s)
+        if not done:
+            log.warning("service_killed", name=self.service.name, after_s=self.service.stop_s)
+            self.kill()
+            await asyncio.wait({self._running})
+
+    def kill(self) -> None:
+        """Kill the service and everything that it started, at once."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, signal_: signal.Signals) -> None:
+        self._stopping = True
+        if self._process is None:
+            if self._running is not None:
+                self._running.cancel()  # it waits to be started again
+        elif signal_ is signal.SIGKILL:
+            _signal_group(self._process.pid, signal_)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal_)
+
+
+async def stop_in_order(steps: Sequence[Sequence[Supervised]]) -> None:
+    """Stop services step by step; those of one step together."""
+    for step in steps:
+        await asyncio.gather(*(supervised.stop() for supervised in step))
+
+
+async def _spawn(service: Service, output: IO[bytes]) -> asyncio.subprocess.Process:
+    """Start a service in a session of its own (Ctrl-C reaches the supervisor only), tied to this process."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", str(_TIED), str(os.getpid()), *service.command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        cwd=service.folder,
+        env=dict(service.environ),
+        start_new_session=True,
+    )
+
+
+def _signal_group(group: int, signal_: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal_)
+
+
+def how(code: int) -> str:
+    """Return how a process ended, in words."""
+    if code >= 0:
+        return f"exit {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """Return the last lines of a log, indented; a remark when there are none."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            last = deque(file, maxlen=lines)
+    except OSError as exc:
+        return f"  ({path} cannot be read: {exc})"
+    return "".join(f"  {line}" for line in last).rstrip() or f"  (nothing was logged in {path})"

@@ -1,0 +1,420 @@
+"""The stage loop on a real server: whatever a handler, a consumer or the server does, a job ends once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from common.errors import DataLost, JobError
+from common.keys import TRANSCRIBERS
+from common.lease import LeaseKeeper
+from common.metrics import ConsumerMetrics
+from common.outcomes import Completed, Outcome
+from common.records import Job, JobSpec, State
+from common.runner import Work
+from common.setup import Epoch
+from common.stage import Stage, StageSettings
+from common.streams import JobStreams
+from tests.until import until
+
+SPEC = JobSpec(source="/audio/a.wav", retry_delay_s=0)
+LEASE_MS = 600
+
+
+class Handler:
+    """Work as a test wants it: `do` is what happens to each entry."""
+
+    def __init__(self, do: Callable[[Work], Awaitable[Outcome]]) -> None:
+        self.do = do
+        self.seen: list[str] = []
+        self.welcome = asyncio.Event()
+        self.welcome.set()
+
+    async def hungry(self) -> None:
+        await self.welcome.wait()
+
+    async def handle(self, work: Work) -> Outcome:
+        self.seen.append(work.task.id)
+        return await self.do(work)
+
+
+async def done(work: Work) -> Outcome:
+    return Completed('"text"', 1.0)
+
+
+async def never(work: Work) -> Outcome:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+@pytest.fixture
+def figures(settings):
+    return settings.model_copy(update={"lease_ms": LEASE_MS, "renew_ms": LEASE_MS // 4, "max_attempts": 3})
+
+
+@pytest.fixture
+def stage_of(redis, keys, figures):
+    """Run a stage with a handler; the context's end drains it."""
+
+    @asynccontextmanager
+    async def run(handler, *, name="host-1-aaa", slots=4, drain_s=5.0, stall_s=None):
+        epoch = await Epoch.begin(redis, keys)
+        stop, metrics = asyncio.Event(), ConsumerMetrics()
+        with LeaseKeeper(figures) as keeper:
+            stage = Stage(
+                StageSettings("jobs", slots, LEASE_MS, drain_s, stall_s),
+                JobStreams(redis, keys, figures, name),
+                handler,
+                keeper,
+                metrics,
+                check_data=epoch.check,
+            )
+            running = asyncio.create_task(stage.run(stop))
+            try:
+                yield running, metrics
+            finally:
+                stop.set()
+                await asyncio.wait({running})
+
+    return run
+
+
+@pytest.fixture
+def submit(queue):
+    async def submit(*job_ids: str, spec: JobSpec = SPEC) -> None:
+        for job_id in job_ids:
+            await queue.submit(job_id, spec, max_queued=1000)
+
+    return submit
+
+
+@pytest.fixture
+def reaches(queue):
+    """Wait for a job's state."""
+
+    async def reaches(job_id: str, state: State, within_s: float = 10) -> Job:
+        async def there() -> Job | None:
+            job = await queue.job(job_id)
+            return job if job is not None and job.state is state else None
+
+        return await until(there, within_s=within_s, what=f"job {job_id} is {state}")
+
+    return reaches
+
+
+async def test_a_job_goes_through(stage_of, submit, reaches, redis, keys):
+    """The one way that everything else is a detour from."""
+    await submit("a")
+
+    async with stage_of(Handler(done)):
+        job = await reaches("a", State.TRANSCRIBED)
+
+    assert (job.attempts, job.worker, job.audio_s, job.progress) == (1, "host-1-aaa", 1.0, 1.0)
+    assert [fields for _, fields in await redis.xrange(keys.results)] == [
+        {"id": "a", "outcome": "completed", "run": "1", "body": '"text"'}
+    ]
+    assert await redis.xlen(keys.lane("normal")) == 0
+
+
+async def test_a_passing_fault_costs_an_attempt(stage_of, submit, reaches):
+    """A retry is what a fault of the moment deserves."""
+    await submit("a")
+    faults = iter([JobError("engine_failed", "out of memory", retryable=True), None])
+
+    async def do(work: Work) -> Outcome:
+        fault = next(faults)
+        if fault:
+            raise fault
+        return await done(work)
+
+    async with stage_of(Handler(do)):
+        job = await reaches("a", State.TRANSCRIBED)
+
+    assert job.attempts == 2
+    assert job.error is None
+
+
+@pytest.mark.parametrize(
+    "fault", [JobError("engine_failed", "out of memory", retryable=True), ZeroDivisionError("bug")]
+)
+async def test_spent_attempts_end_in_a_dead_letter(stage_of, submit, reaches, queue, fault):
+    """A job that never succeeds must not go round for ever; a bug in the handler is such a fault."""
+    await submit("a")
+
+    async def do(work: Work) -> Outcome:
+        raise fault
+
+    async with stage_of(handler := Handler(do)) as (_, metrics):
+        job = await reaches("a", State.FAILED)
+
+    assert handler.seen == ["a"] * 3
+    [letter], _ = await queue.dead_letters("", 10)
+    assert (letter.id, letter.reason) == ("a", "attempts_spent")
+    assert job.error == letter.failure
+    assert metrics.dead_letters.labels("attempts_spent")._value.get() == 1
+
+
+async def test_a_final_error_is_not_tried_again(stage_of, submit, reaches):
+    """A broken recording is as broken the second time."""
+    await submit("a")
+
+    async def do(work: Work) -> Outcome:
+        raise JobError("audio_unreadable", "not a recording")
+
+    async with stage_of(handler := Handler(do)):
+        job = await reaches("a", State.FAILED)
+
+    assert handler.seen == ["a"]
+    assert job.error is not None
+    assert job.error.type == "audio_unreadable"
+
+
+async def test_a_running_job_can_be_cancelled(stage_of, submit, reaches, queue):
+    """The most asked-for thing in a transcription queue."""
+    await submit("a")
+
+    async with stage_of(Handler(never)):
+        await reaches("a", State.RUNNING)
+        await queue.cancel("a")
+        job = await reaches("a", State.CANCELLED)
+
+    assert not job.cancel_requested
+
+
+async def test_a_job_over_its_time_limit_is_tried_again_and_then_fails(stage_of, submit, reaches):
+    """A hung job must not hold its slot; the limit is the job's own."""
+    await submit("a", spec=SPEC.model_copy(update={"timeout_s": 0.1, "max_attempts": 2}))
+
+    async with stage_of(handler := Handler(never)):
+        job = await reaches("a", State.FAILED)
+
+    assert handler.seen == ["a", "a"]
+    assert job.error is not None
+    assert job.error.type == "timed_out"
+
+
+async def test_a_full_stage_fetches_nothing(stage_of, submit, reaches, queue):
+    """What one consumer hoards an idle one could run."""
+    await submit(*"abcde")
+
+    async with stage_of(handler := Handler(never), slots=2, drain_s=0):
+        await until(lambda: len(handler.seen) == 2, within_s=5, what="two jobs run")
+        await asyncio.sleep(2 * LEASE_MS / 1000)  # the time in which a third would be taken
+        stats = await queue.stats(LEASE_MS)
+
+        assert handler.seen == ["a", "b"]
+        assert stats.queued["normal"] == 3
+
+
+async def test_a_handler_that_is_not_hungry_gets_nothing(stage_of, submit, reaches):
+    """A free slot is not enough while the engine has work for long."""
+    await submit("a")
+    handler = Handler(done)
+    handler.welcome.clear()
+
+    async with stage_of(handler):
+        await asyncio.sleep(2 * LEASE_MS / 1000)  # the time in which it would be taken
+        assert handler.seen == []
+        handler.welcome.set()
+        await reaches("a", State.TRANSCRIBED)
+
+
+async def test_urgent_jobs_go_first(stage_of, submit, reaches):
+    """Lanes are read in order whatever was submitted first."""
+    for job_id, priority in (("l", "low"), ("n", "normal"), ("h", "high")):
+        await submit(job_id, spec=SPEC.model_copy(update={"priority": priority}))
+
+    async with stage_of(handler := Handler(done), slots=1):
+        await reaches("l", State.TRANSCRIBED)
+
+    assert handler.seen == ["h", "n", "l"]
+
+
+async def test_what_a_dead_consumer_left_is_run_again(stage_of, submit, reaches, redis, keys, figures):
+    """SIGKILL of a consumer costs a lease and a sweep, not the job."""
+    await submit("a")
+    dead = JobStreams(redis, keys, figures, "host-0-dead")
+    await dead.begin(await dead.read(1, 10))
+
+    async with stage_of(Handler(done)) as (_, metrics):
+        job = await reaches("a", State.TRANSCRIBED)
+
+    assert (job.attempts, job.worker) == (2, "host-1-aaa")
+    assert metrics.deliveries.labels("rescued")._value.get() == 1
+
+
+async def test_a_job_that_kills_its_consumers_ends_in_a_dead_letter(stage_of, submit, reaches, redis, keys, figures):
+    """A poison recording must not take down one consumer after another for ever."""
+    await submit("a")
+    for attempt in range(3):
+        dead = JobStreams(redis, keys, figures, f"host-{attempt}-dead")
+        await dead.begin(await (dead.read(1, 10) if attempt == 0 else dead.rescue(1, 0)))
+
+    async with stage_of(handler := Handler(done)):
+        job = await reaches("a", State.FAILED)
+
+    assert handler.seen == []
+    assert job.error is not None
+    assert job.error.type == "attempts_spent"
+
+
+async def test_long_work_keeps_its_lease(stage_of, submit, reaches, redis, keys, figures):
+    """A lease is shorter than the work: renewal is what makes that safe."""
+    await submit("a")
+
+    async def do(work: Work) -> Outcome:
+        await asyncio.sleep(3 * LEASE_MS / 1000)
+        return Completed('"text"')
+
+    async with stage_of(Handler(do)):
+        await reaches("a", State.RUNNING)
+        rescuer = JobStreams(redis, keys, figures, "host-2-bbb")
+        job = await reaches("a", State.TRANSCRIBED)
+        assert await rescuer.rescue(10, LEASE_MS) == []
+
+    assert job.attempts == 1
+
+
+async def test_work_that_blocks_the_event_loop_keeps_its_lease(stage_of, submit, reaches, redis, keys, figures):
+    """Renewal is a thread: a model that holds the loop for longer than the lease must not lose its job."""
+    await submit("a")
+    taken = []
+
+    async def do(work: Work) -> Outcome:
+        time.sleep(3 * LEASE_MS / 1000)  # noqa: ASYNC251 the fault under test
+        taken.extend(await JobStreams(redis, keys, figures, "host-2-bbb").rescue(10, LEASE_MS))
+        return Completed('"text"')
+
+    async with stage_of(Handler(do)):
+        await reaches("a", State.TRANSCRIBED)
+
+    assert taken == []
+
+
+async def test_work_whose_lease_was_lost_is_dropped(stage_of, submit, reaches, redis, keys, figures):
+    """Two consumers that both believe in a job must not both publish."""
+    await submit("a")
+
+    async with stage_of(handler := Handler(never)) as (_, metrics):
+        await reaches("a", State.RUNNING)
+        thief = JobStreams(redis, keys, figures, "host-2-bbb")
+        [task] = await thief.begin(await thief.rescue(1, 0))
+        await until(lambda: metrics.leases_lost._value.get() == 1, within_s=5, what="the loss is noticed")
+
+    assert handler.seen == ["a"]
+    assert task.attempts == 2
+    assert await redis.xlen(keys.results) == 0
+
+
+async def test_work_without_progress_loses_its_lease(stage_of, submit, reaches, redis, keys, figures):
+    """A worker that hangs must not keep its job for ever."""
+    await submit("a")
+
+    async with stage_of(Handler(never), stall_s=0.2) as (_, metrics):
+        await reaches("a", State.RUNNING)
+        await until(lambda: metrics.leases_lost._value.get() >= 1, within_s=5, what="the lease is let go")
+
+
+async def test_progress_reaches_the_job(stage_of, submit, reaches, queue):
+    """Long work is watched."""
+    await submit("a")
+
+    async def do(work: Work) -> Outcome:
+        work.lease.report(0.25)
+        return await never(work)
+
+    async def seen() -> bool:
+        job = await queue.job("a")
+        return job is not None and job.progress == 0.25
+
+    async with stage_of(Handler(do), drain_s=0):
+        await until(seen, within_s=5, what="the progress is in Redis")
+
+
+async def test_draining_lets_running_work_finish(stage_of, submit, reaches, queue):
+    """A deploy must not throw away minutes of work."""
+    await submit("a", "b")
+    gate = asyncio.Event()
+
+    async def do(work: Work) -> Outcome:
+        await gate.wait()
+        return await done(work)
+
+    async with stage_of(Handler(do), slots=1):
+        await reaches("a", State.RUNNING)
+        asyncio.get_running_loop().call_later(0.2, gate.set)
+
+    assert (await queue.job("a")).state is State.TRANSCRIBED
+    assert (await queue.job("b")).state is State.QUEUED
+
+
+async def test_what_a_drain_hands_back_runs_elsewhere_at_once_and_costs_no_attempt(stage_of, submit, reaches, queue):
+    """A deploy is not the job's fault."""
+    await submit("a")
+    async with stage_of(Handler(never), drain_s=0):
+        await reaches("a", State.RUNNING)
+    handed_back = await queue.job("a")
+
+    async with stage_of(Handler(done), name="host-2-bbb"):
+        job = await reaches("a", State.TRANSCRIBED, within_s=LEASE_MS / 1000)
+
+    assert (handed_back.state, handed_back.attempts) == (State.QUEUED, 0)
+    assert (job.attempts, job.worker) == (1, "host-2-bbb")
+
+
+async def test_a_malformed_entry_does_not_stop_the_loop(stage_of, submit, reaches, redis, keys, queue):
+    """Anybody can XADD anything."""
+    await redis.xadd(keys.lane("normal"), {"hello": "world"})
+    await submit("a")
+
+    async with stage_of(Handler(done)):
+        await reaches("a", State.TRANSCRIBED)
+
+    [letter], _ = await queue.dead_letters("", 10)
+    assert letter.reason == "entry_malformed"
+    assert "field id and source missing (found hello)" in letter.failure.detail
+
+
+async def test_an_entry_added_with_redis_cli_is_a_job(stage_of, reaches, redis, keys):
+    """Plain Redis clients can submit: an id and a source are enough."""
+    await redis.xadd(keys.lane("high"), {"id": "by-hand", "source": "/audio/a.wav"})
+
+    async with stage_of(Handler(done)):
+        job = await reaches("by-hand", State.TRANSCRIBED)
+
+    assert (job.spec.source, job.spec.priority) == ("/audio/a.wav", "high")
+
+
+async def test_a_delayed_job_runs_when_it_is_due(stage_of, queue, reaches):
+    """Schedules are kept by whichever consumer is there."""
+    await queue.submit("a", SPEC, max_queued=10, delay_ms=300)
+    assert (await queue.job("a")).state is State.SCHEDULED
+
+    async with stage_of(Handler(done)):
+        await reaches("a", State.TRANSCRIBED)
+
+
+async def test_a_deleted_group_is_made_again(stage_of, submit, reaches, redis, keys):
+    """XGROUP DESTROY by mistake: entries still in the stream are delivered from the first on."""
+    async with stage_of(Handler(done)):
+        await submit("a")
+        await reaches("a", State.TRANSCRIBED)
+        await redis.xgroup_destroy(keys.lane("normal"), TRANSCRIBERS)
+        await submit("b")
+        await reaches("b", State.TRANSCRIBED)
+
+
+async def test_an_emptied_server_stops_the_stage(stage_of, redis, keys):
+    """Starting over on an empty server would hide that everything is lost."""
+    async with stage_of(Handler(done)) as (running, _):
+        await until(lambda: redis.exists(keys.epoch), within_s=5, what="the stage runs")
+        await redis.flushall()
+        await asyncio.wait({running}, timeout=10)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            running.result()
+    assert caught.group_contains(DataLost)

@@ -1,0 +1,152 @@
+"""Services as processes: started again, stopped, shown."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy.errors import ServiceFailed
+from deploy.follow import Follower, is_routine, readable
+from deploy.supervisor import Service, Supervised, tail
+from tests.until import until
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
+
+
+@pytest.fixture
+def service(tmp_path):
+    def service(code, stop_s=10.0):
+        return Service("clock", (sys.executable, "-c", code), {}, tmp_path / "clock.log", stop_s, tmp_path)
+
+    return service
+
+
+async def test_a_service_that_dies_is_started_again_after_longer_and_longer_waits(service):
+    """A service that cannot run must not keep a processor busy, and one that can is soon back."""
+    waits, enough = [], asyncio.Event()
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 7:
+            enough.set()
+            await asyncio.Event().wait()
+
+    supervised = Supervised(service("raise SystemExit(1)"), clock=lambda: 0.0, sleep=sleep)
+    supervised.start()
+    await asyncio.wait_for(enough.wait(), 30)
+    await supervised.stop()
+
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    assert supervised.last_exit == "exit 1"
+
+
+async def test_a_service_that_ran_well_starts_again_at_once(service):
+    """Crashes that are hours apart are not one trouble."""
+    waits, enough, clock = [], asyncio.Event(), iter(range(0, 10_000, 61))
+
+    async def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            enough.set()
+            await asyncio.Event().wait()
+
+    supervised = Supervised(service("raise SystemExit(1)"), clock=lambda: next(clock), sleep=sleep)
+    supervised.start()
+    await asyncio.wait_for(enough.wait(), 30)
+    await supervised.stop()
+
+    assert waits == [1, 1, 1]
+
+
+async def test_wrong_settings_are_not_tried_again(service):
+    """Exit code 2 says the same however often it is asked; the reason is in the message."""
+    supervised = Supervised(service("import sys; print('STTREAM_X is wrong'); sys.exit(2)"))
+    with pytest.raises(ServiceFailed, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
+        await supervised.start()
+
+
+async def test_a_service_that_ignores_sigterm_is_killed_after_its_limit(service, tmp_path):
+    """A hung service cannot keep `sttream up` from stopping."""
+    supervised = Supervised(service(STUBBORN, stop_s=0.2))
+    supervised.start()
+    await until(
+        lambda: (tmp_path / "clock.log").exists() and "up" in tail(tmp_path / "clock.log"), within_s=20, what="up"
+    )
+
+    await asyncio.wait_for(supervised.stop(), 10)
+
+    assert supervised.pid is None
+
+
+async def test_what_a_killed_service_had_started_dies_with_it(service, tmp_path):
+    """A decoder left behind by a killed consumer would go on reading a recording that nobody waits for."""
+    code = "import subprocess; p = subprocess.Popen(['sleep', '99']); print('child', p.pid, flush=True); p.wait()"
+    supervised = Supervised(service(code))
+    supervised.start()
+    await until(lambda: tail(tmp_path / "clock.log").strip().startswith("child"), within_s=20, what="the child")
+    child = int(tail(tmp_path / "clock.log").split()[-1])
+
+    os.kill(supervised.pid, signal.SIGKILL)
+
+    await until(lambda: not _runs(child), within_s=10, what="the child's end")
+    await supervised.stop()
+
+
+async def test_a_service_does_not_start_for_a_parent_that_is_gone():
+    """Between fork and tie the supervisor may die; nobody would ever stop that service."""
+    from deploy.supervisor import _TIED
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", str(_TIED), "1", "/bin/true", stderr=asyncio.subprocess.PIPE
+    )
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert b"ended meanwhile" in error
+
+
+def test_a_log_line_is_shown_as_people_read_it():
+    """The files keep JSON for machines; a terminal shows what happened."""
+    line = json.dumps(
+        {"timestamp": "2026-03-01T06:00:00Z", "event": "entry_settled", "level": "info", "service": "x", "job_id": "a"}
+    )
+    assert click.unstyle(readable(line)).endswith(":00:00 entry_settled job_id=a")
+    assert readable("plain words") == "plain words"
+    assert readable('{"event": 1}') == '{"event": 1}'
+
+
+def test_looking_at_a_job_is_routine_and_a_refusal_is_not():
+    """A program that waits for a job asks twice a second; that must not hide what matters."""
+    seen = {"event": "request_answered", "method": "GET", "status": 200}
+    assert is_routine(json.dumps(seen))
+    assert not is_routine(json.dumps(seen | {"status": 503}))
+    assert not is_routine(json.dumps(seen | {"method": "POST"}))
+    assert not is_routine("plain words")
+
+
+def test_only_whole_new_lines_are_shown(tmp_path):
+    """Half a line shown now would be half a line shown twice later."""
+    log, shown = tmp_path / "a.log", []
+    log.write_text("before\n")
+    follower = Follower({"a": log}, shown.append)
+    with log.open("a") as file:
+        file.write("one\nhal")
+        file.flush()
+        follower.look()
+        file.write("f\n")
+    follower.look()
+    log.write_text("anew\n")
+    follower.look()
+    assert [line.split()[-1] for line in shown] == ["one", "half", "anew"]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
