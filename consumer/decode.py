@@ -23,9 +23,8 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from common.errors import JobError
+from consumer.speech import SAMPLE_RATE_HZ
 from consumer.truncation import Declared, Heard, check_whole
-
-SAMPLE_RATE_HZ = 16_000
 
 # Formats that hold sound themselves. Left out are those that name other files or addresses (hls, concat, dash, sdp) and
 # those that are devices, pictures, text or raw bytes. With both options FFmpeg opens nothing but the file it is given.
@@ -39,6 +38,8 @@ _SAFE = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
 _BLOCK_SAMPLES = 500_000
 # No recording has less; one sample a second would turn a block of a megabyte into gigabytes.
 _LOWEST_RATE_HZ = 1_000
+# Nor more; the resampler's filter grows with the rate, to 0.2 GB at 16 MHz.
+_HIGHEST_RATE_HZ = 1_000_000
 # What libswresample can mix; thousands of channels would make a block of gigabytes.
 _MOST_CHANNELS = 64
 
@@ -186,13 +187,15 @@ def _frames(container: InputContainer, stream: AudioStream, heard: Heard) -> Ite
     for packet in _packets(container, stream, heard):
         if heard.first_byte is None:
             heard.first_byte = packet.pos
+            if packet.has_sidedata("encryption_info"):
+                raise _NothingHeard(f"the sound ({stream.codec_context.name}) is encrypted")
         try:
             frames = stream.decode(packet)
         except FFmpegError as exc:
             heard.note(exc)
             continue
         for frame in frames:
-            length_s = frame.samples / frame.sample_rate
+            length_s = frame.samples / max(frame.sample_rate, 1)  # 0 is refused further on
             heard.decoded_s += length_s
             if frame.time is not None:
                 heard.end_s = max(heard.end_s, frame.time - start_s + length_s)
@@ -205,6 +208,8 @@ def _packets(container: InputContainer, stream: AudioStream, heard: Heard) -> It
         yield from container.demux(stream)
     except FFmpegError as exc:
         heard.note(exc)
+    except IndexError:
+        return  # at the end, PyAV stumbles over tracks that appeared on the way (MPEG-TS does that)
 
 
 def _blocks(frames: Iterable[AudioFrame]) -> Iterator[AudioFrame]:
@@ -252,17 +257,16 @@ def _form(frame: AudioFrame) -> tuple[str, str, int]:
 
 
 def _check_form(frame: AudioFrame) -> None:
-    if frame.sample_rate < _LOWEST_RATE_HZ or frame.layout.nb_channels > _MOST_CHANNELS:
+    rate_fits = _LOWEST_RATE_HZ <= frame.sample_rate <= _HIGHEST_RATE_HZ
+    if not rate_fits or frame.layout.nb_channels > _MOST_CHANNELS:
         raise JobError(
             "audio_unreadable",
             f"the sound has {frame.layout.nb_channels} channels at {frame.sample_rate} Hz; "
-            f"expected up to {_MOST_CHANNELS} channels at {_LOWEST_RATE_HZ} Hz or more",
+            f"expected up to {_MOST_CHANNELS} channels at {_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz",
         )
 
 
 def _nothing_heard(codec: str, heard: Heard) -> _NothingHeard:
-    if isinstance(heard.problem, av.error.PermissionError):
-        return _NothingHeard(f"the sound ({codec}) is encrypted")
     if heard.problem is not None:
         return _NothingHeard(
             f"nothing of the sound ({codec}) can be decoded: all of {heard.damaged_packets} packets are damaged "

@@ -32,13 +32,14 @@ def find_speech(samples: NDArray[np.int16], max_speech_s: float = 30.0, *, block
 
     A recording of up to one block gives exactly what faster-whisper's `vad_filter=True` gives with this
     `max_speech_duration_s`. A longer one is searched block by block, so that memory does not grow with length. A block
-    ends where its last span starts, and the next block begins there: the detector then is in the state that it starts
-    a span in anyway, and only its memory of the sound before (an LSTM that settles within a few frames) is lost.
+    ends where its last span starts, and the next block begins there: only the detector's memory of the sound before is
+    lost. Measured on three times 40 minutes of speech with pauses: after a border one to three edges move, by up to
+    0.26 s and so within their padding, or two neighbouring spans are joined; under 0.1 % of the time differs.
 
     Args:
         samples: 16 kHz mono; may be a memory map.
         max_speech_s: longer speech is split, at a pause where there is one.
-        block: samples searched at a time, a multiple of 512 and some times max_speech_s.
+        block: samples searched at a time, a multiple of 512 and at least twice max_speech_s.
 
     Returns:
         Spans in order, not overlapping; empty when nobody speaks.
@@ -47,10 +48,7 @@ def find_speech(samples: NDArray[np.int16], max_speech_s: float = 30.0, *, block
     start = earliest = 0
     while start < len(samples):
         end = min(start + block, len(samples))
-        found = [
-            Span(max(earliest, start + span.start), start + span.end)
-            for span in _search(samples[start:end], max_speech_s)
-        ]
+        found = _search(samples[start:end], max_speech_s, start, earliest)
         start, earliest = end, end
         if end < len(samples):
             found, earliest = _settled(found, end)
@@ -68,8 +66,10 @@ def _settled(found: list[Span], end: int) -> tuple[list[Span], int]:
     return found, end - lead
 
 
-def _search(samples: NDArray[np.int16], max_speech_s: float) -> list[Span]:
+def _search(samples: NDArray[np.int16], max_speech_s: float, offset: int, earliest: int) -> list[Span]:
+    """Return the spans of one block that starts at `offset`, without what lies before `earliest`."""
     options = VadOptions(max_speech_duration_s=max_speech_s)
     # As decode_audio scales: the detector must see the same numbers as in faster-whisper.
     found = get_speech_timestamps(samples.astype(np.float32) / 32768.0, options)
-    return [Span(span["start"], span["end"]) for span in found]
+    spans = [Span(max(earliest, offset + span["start"]), offset + span["end"]) for span in found]
+    return [span for span in spans if span.start < span.end]
