@@ -63,7 +63,7 @@ def connect(settings: Settings) -> Client:
         retry=AsyncRetry(NoBackoff(), 0),
     )
     pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis.from_pool(pool)  # which closes the pool with the client
 
 
 class _Cancellable:

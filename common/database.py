@@ -231,7 +231,11 @@ def _prepare_sqlite(engine: AsyncEngine, busy_timeout_s: float) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # or Python's sqlite3 chooses when transactions begin
-        connection.run_async(lambda driver: _set_pragmas(driver, busy_timeout_s))
+        try:
+            connection.run_async(lambda driver: _set_pragmas(driver, busy_timeout_s))
+        except sqlite3.Error:
+            connection.close()  # SQLAlchemy forgets a connection that fails here
+            raise
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begun(connection: Connection) -> None:
@@ -246,18 +250,18 @@ async def _set_pragmas(connection: aiosqlite.Connection, busy_timeout_s: float) 
         "synchronous = FULL",  # NORMAL, in WAL mode, may lose the last commits
         "fullfsync = ON",  # macOS: its fsync alone does not reach the disk
     ):
-        await connection.execute(f"PRAGMA {pragma}")
+        await connection.execute_fetchall(f"PRAGMA {pragma}")
     await _enter_wal(connection, busy_timeout_s)
 
 
 async def _enter_wal(connection: aiosqlite.Connection, busy_timeout_s: float) -> None:
-    """Switch a new file to the write-ahead log; SQLite does not wait for a lock here, so that we have to."""
+    """Switch a new file to the write-ahead log; SQLite does not wait for locks here, so we do."""
     deadline_s = asyncio.get_running_loop().time() + busy_timeout_s
     while True:
         try:
-            await connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if asyncio.get_running_loop().time() > deadline_s:
+            await connection.execute_fetchall("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or asyncio.get_running_loop().time() > deadline_s:
                 raise
             await asyncio.sleep(0.01)
         else:

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 Probe = Callable[[], Awaitable[object]]
 OK = "ok"
+STOPPING = "stopping"
 PROBE_LIMIT_S = 2.0
 # Load balancers of many hosts ask at once; what they ask about is looked at once.
 REPORT_KEPT_S = 1.0
@@ -65,7 +66,7 @@ class Readiness:
                 told = await asyncio.gather(*(self._ask(name) for name in self._probes))
                 self._report = dict(zip(self._probes, told, strict=True))
                 self._reported_s = self._now()
-        return self._report | ({"process": "stopping"} if self.stopping else {})
+        return self._report | ({"process": STOPPING} if self.stopping else {})
 
     async def _ask(self, name: str) -> str:
         """Ask one probe. One that hangs (a dead network disk) is never asked again before it answers."""

@@ -31,7 +31,8 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _USER_INFO = re.compile(r"(://)[^/\s]+@")
-_SIGNATURE = re.compile(r"(?i)([?&][^=&\s]*(?:signature|credential|token|secret|password|key)[^=&\s]*=)[^&\s'\"]+")
+_PARAMETER = re.compile(r"([?&])([^=?&\s]{1,80})=[^&\s'\"]+")
+_SECRET = re.compile(r"(?i)sig|credential|token|secret|password|key")
 
 
 def configure_logs(settings: Settings, service: str) -> None:
@@ -55,9 +56,13 @@ def configure_logs(settings: Settings, service: str) -> None:
 def safe_text(text: str, longest: int = LONGEST_VALUE) -> str:
     """Return text that is safe to log or to show: no credentials, no control characters, not too long."""
     # Hide first, on a bounded text: cut in its middle, a password would not be recognised.
-    hidden = _SIGNATURE.sub(r"\1***", _USER_INFO.sub(r"\1***@", text[: 4 * longest]))
+    hidden = _PARAMETER.sub(_hide_secret, _USER_INFO.sub(r"\1***@", text[: 4 * longest]))
     cut = hidden if len(hidden) <= longest else f"{hidden[:longest]}… ({len(text)} characters)"
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), cut)
+
+
+def _hide_secret(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}{parameter[2]}=***" if _SECRET.search(parameter[2]) else parameter[0]
 
 
 def _gatherers() -> list[Processor]:

@@ -103,8 +103,13 @@ Verdict = Publish | Delay | Bury | Cancel | Release
 class RetryPolicy:
     """How often and after what wait a job is tried again."""
 
-    max_attempts: int
+    max_attempts: int | None
+    """None: as often as it takes."""
     delay_s: float
+
+    def allows(self, attempts: int) -> bool:
+        """Whether this many attempts may be made."""
+        return self.max_attempts is None or attempts <= self.max_attempts
 
     def delay_ms(self, attempts: int, rng: random.Random) -> int:
         """Return the wait before the next attempt, in ms.
@@ -130,7 +135,7 @@ def decide(outcome: Outcome, attempts: int, policy: RetryPolicy, rng: random.Ran
             return Publish(body, audio_s)
         case Reject(failure):
             return Bury(failure, reason=failure.type)
-        case Retry(failure) if attempts >= policy.max_attempts:
+        case Retry(failure) if not policy.allows(attempts + 1):
             return Bury(failure, reason="attempts_spent")
         case Retry(failure):
             return Delay(failure, policy.delay_ms(attempts, rng))

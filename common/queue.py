@@ -6,6 +6,7 @@ The stages' side of the same streams is `common.streams`.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from common.connection import Client, group_is_missing
 from common.keys import RELEASED, TRANSCRIBERS, Keys
 from common.records import PRIORITIES, Failure, Job, JobSpec, Priority, State
 from common.scripts import call
+from common.streams import job_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -154,17 +156,14 @@ class JobQueue:
         return (await self.jobs([job_id]))[0]
 
     async def jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Return the jobs in the order of their ids, None for each that Redis does not hold."""
+        """Return the jobs in the order of their ids, None for each that Redis does not hold, or not legibly."""
         if not job_ids:
             return []
         pipeline = self.redis.pipeline(transaction=False)
         for job_id in job_ids:
             pipeline.hgetall(self.keys.job(job_id))
         hashes = await pipeline.execute()
-        return [
-            Job.from_hash(job_id, fields) if "spec" in fields else None
-            for job_id, fields in zip(job_ids, hashes, strict=True)
-        ]
+        return [job_or_none(job_id, fields) for job_id, fields in zip(job_ids, hashes, strict=True)]
 
     async def cancel(self, job_id: str) -> Cancellation:
         """Take a job out of the queue, or ask its consumer to stop; atomic."""
@@ -250,20 +249,20 @@ class JobQueue:
         *lengths, scheduled, dead, unstored = await pipeline.execute()
         groups = await asyncio.gather(*(self._group(lane) for lane in keys.lanes))
         waiting = {
-            priority: max(0, length - group.pending)
+            priority: max(0, length - group.pending + group.released)
             for priority, length, group in zip(PRIORITIES, lengths, groups, strict=True)
         }
         holders = await asyncio.gather(*(self._holders(lane) for lane in keys.lanes))
+        released = [lane[RELEASED][0] for lane in holders if RELEASED in lane]
         held = _merge(holders)
-        released = len(held.pop(RELEASED, ()))
         return QueueStats(
             queue=keys.queue,
             queued=waiting,
             scheduled=scheduled,
-            running=sum(group.pending for group in groups) - released,
+            running=sum(group.pending - group.released for group in groups),
             dead=dead,
             unstored=unstored,
-            oldest_queued_s=await self._oldest_queued_s(groups),
+            oldest_queued_s=await self._oldest_queued_s(groups, released),
             consumers=tuple(_consumers(groups, held, lease_ms)),
         )
 
@@ -279,7 +278,8 @@ class JobQueue:
         if mine is None:
             return _Group(lane, 0, "0-0", {})
         idle = {consumer["name"]: consumer["idle"] / 1000 for consumer in consumers}
-        return _Group(lane, mine["pending"], mine["last-delivered-id"], idle)
+        released = next((consumer["pending"] for consumer in consumers if consumer["name"] == RELEASED), 0)
+        return _Group(lane, mine["pending"], mine["last-delivered-id"], idle, released)
 
     async def _holders(self, lane: str) -> dict[str, list[str]]:
         """Return the ids of the jobs pending on a lane, by consumer."""
@@ -298,10 +298,16 @@ class JobQueue:
                 held.setdefault(entry["consumer"], []).append(found[0][1].get("id", entry["message_id"]))
         return held
 
-    async def _oldest_queued_s(self, groups: Iterable[_Group]) -> float | None:
-        """Return how long the job has waited that has waited longest; entry ids are no clock, job hashes are."""
+    async def _oldest_queued_s(self, groups: Iterable[_Group], released: Sequence[str]) -> float | None:
+        """Return how long the job has waited that has waited longest; entry ids are no clock, job hashes are.
+
+        Args:
+            groups: the lanes; of each the first entry not yet delivered is looked at.
+            released: ids of jobs that were handed back.
+        """
         firsts = [await self.redis.xrange(group.lane, min=f"({group.last_delivered}", count=1) for group in groups]
-        jobs = await self.jobs([page[0][1]["id"] for page in firsts if page and "id" in page[0][1]])
+        waiting = [page[0][1]["id"] for page in firsts if page and "id" in page[0][1]]
+        jobs = await self.jobs([*waiting, *released])
         queued_ms = [job.queued_ms for job in jobs if job and job.queued_ms]
         if not queued_ms:
             return None
@@ -364,6 +370,8 @@ class _Group:
     pending: int
     last_delivered: str
     idle_s: Mapping[str, float]
+    released: int = 0
+    """Pending for nobody: handed back, and waiting again."""
 
 
 def _merge(holders: Iterable[Mapping[str, list[str]]]) -> dict[str, list[str]]:
@@ -399,5 +407,5 @@ def _dead_letter(dead_id: str, fields: Mapping[str, str]) -> DeadLetter:
 
 
 def _is_entry_id(text: str) -> bool:
-    milliseconds, _, sequence = text.partition("-")
-    return milliseconds.isdigit() and sequence.isdigit()
+    # Below 2^64 for certain: the server refuses larger numbers with an error.
+    return re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", text) is not None

@@ -51,6 +51,12 @@ class Failure(BaseModel):
     type: ErrorType
     detail: str
 
+    @field_validator("detail")
+    @classmethod
+    def _storable(cls, value: str) -> str:
+        """Take out NUL, which PostgreSQL cannot store: a failure must not fail to be recorded."""
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
 
 class JobSpec(BaseModel):
     """A job as submitted: what stays the same for its whole life."""

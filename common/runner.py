@@ -121,7 +121,7 @@ class Runner:
             The outcome, or None when the lease is lost: whatever was done is somebody else's now.
         """
         task = work.task
-        if task.attempts > task.policy.max_attempts:
+        if not task.policy.allows(task.attempts):
             return Reject(_worker_lost(task))
         handling = asyncio.create_task(self._outcome(work))
         loop = asyncio.get_running_loop()

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(GIB, gt=0, description="Largest recording accepted, in bytes.")
     max_audio_s: float = Field(6 * 3600, gt=0, description="Longest recording accepted, in seconds of audio.")
     max_queued: int = Field(100_000, gt=0, description="Jobs waiting, scheduled or running before submits get 429.")
-    http_host: str = Field("127.0.0.1", description="Address the producer listens on.")
+    http_host: str = Field(
+        "127.0.0.1", description="Address that the producer, and every service's health and metrics, listen on."
+    )
     http_port: int = Field(8010, ge=0, le=65535, description="Port the producer listens on; 0 takes a free one.")
     url: str | None = Field(None, description="Where the command line finds the producer; default: host and port.")
     metrics_port: int = Field(

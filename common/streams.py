@@ -11,11 +11,11 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from common.connection import Client
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS, Keys
@@ -55,6 +55,22 @@ class Task:
     attempts: int
     policy: RetryPolicy
     timeout_s: float | None
+
+
+class _Destination(BaseModel):
+    """Where a delayed job goes: the part of a spec that can be read whichever version wrote it."""
+
+    source: str = "?"
+    priority: Priority = "normal"
+    batch_id: str | None = None
+
+    @classmethod
+    def of(cls, spec: str | None) -> Self:
+        """Read it leniently: a job that is no job is buried when it starts, not by those who look at the clock."""
+        try:
+            return cls.model_validate_json(spec or "{}")
+        except ValidationError:
+            return cls()
 
 
 class Settled(Enum):
@@ -153,7 +169,12 @@ class Group:
             self._cursors[stream], page, deleted = await call(self.redis, "rescue", [stream], args)
             entries += [Entry(stream, entry_id, deliveries, _pairs(fields)) for entry_id, deliveries, fields in page]
             if deleted:
-                log.error("entries_deleted_while_pending", stream=stream, entry_ids=deleted, next="submit them again")
+                log.error(
+                    "entries_deleted_while_pending",
+                    stream=stream,
+                    entry_ids=deleted,
+                    next="their jobs run for ever: cancel them, then retry them",
+                )
         return entries
 
     async def forget(self, gone_ms: int) -> None:
@@ -170,7 +191,11 @@ class Group:
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        replies: list[Any] = await pipeline.execute()
+        # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
         return replies
 
 
@@ -219,8 +244,8 @@ class JobStreams:
             return None
         job_id = entry.fields["id"]
         try:
-            job = Job.from_hash(job_id, _pairs(reply[2:]))
-        except ValidationError as exc:
+            job = _job(job_id, _pairs(reply[2:]))
+        except ValueError as exc:
             await self._bury_unreadable(entry, exc)
             return None
         spec, settings = job.spec, self._settings
@@ -271,16 +296,16 @@ class JobStreams:
         specs = await self._group.call_all(("HGET", keys.job(job_id), "spec") for job_id in due)
         commands = []
         for job_id, text in zip(due, specs, strict=True):
-            spec = JobSpec.model_validate_json(text) if text else JobSpec(source="?")
-            batch = [keys.batch(spec.batch_id)] if spec.batch_id else []
-            promoted = [keys.delayed, keys.lane(spec.priority), keys.job(job_id), keys.events, *batch]
-            commands.append(fcall("promote", promoted, [job_id, spec.source, spec.batch_id or ""]))
+            where = _Destination.of(text)
+            batch = [keys.batch(where.batch_id)] if where.batch_id else []
+            promoted = [keys.delayed, keys.lane(where.priority), keys.job(job_id), keys.events, *batch]
+            commands.append(fcall("promote", promoted, [job_id, where.source, where.batch_id or ""]))
         await self._group.call_all(commands)
 
     async def _discard(self, entry: Entry, failure: Failure) -> None:
         await self._group.call_all([discard(self._group, self.keys, entry, failure)])
 
-    async def _bury_unreadable(self, entry: Entry, error: ValidationError) -> None:
+    async def _bury_unreadable(self, entry: Entry, error: ValueError) -> None:
         """End a job whose hash another version, or a hand, has written so that it cannot be read."""
         failure = _complaint(entry, error)
         keys = [*self._job_keys(entry.stream, entry.fields["id"]), self.keys.results, self.keys.dead]
@@ -310,9 +335,10 @@ class ResultStream:
         """Fetch the job of each result; one whose job has no hash any more is stored all the same."""
         ids = [entry.fields.get("id", "") for entry in entries]
         hashes = await self._group.call_all(("HGETALL", self.keys.job(job_id)) for job_id in ids)
-        policy = RetryPolicy(self._settings.max_attempts, self._settings.retry_delay_s)
+        # As often as it takes: a limit would turn an outage of the database into lost transcripts.
+        policy = RetryPolicy(max_attempts=None, delay_s=0)
         return [
-            Task(entry, job_id, _job_or_none(job_id, fields), entry.deliveries, policy, None)
+            Task(entry, job_id, job_or_none(job_id, fields), entry.deliveries, policy, None)
             for entry, job_id, fields in zip(entries, ids, hashes, strict=True)
         ]
 
@@ -353,23 +379,37 @@ def discard(group: Group, keys: Keys, entry: Entry, failure: Failure) -> tuple[A
 
 
 def _complaint(entry: Entry, error: ValueError) -> Failure:
-    if isinstance(error, ValidationError):
-        text = "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
-    else:
-        text = str(error)
     return Failure(
         type="entry_malformed",
-        detail=f"{entry.stream} entry {entry.entry_id}: {text}; moved to dead letters without retry. "
+        detail=f"{entry.stream} entry {entry.entry_id}: {_what_is_wrong(error)}; moved to dead letters without retry. "
         "Was it added by hand, or by a producer of another version?",
     )
 
 
-def _job_or_none(job_id: str, fields: Any) -> Job | None:
-    values = fields if isinstance(fields, dict) else _pairs(fields)
-    try:
-        return Job.from_hash(job_id, values) if "spec" in values else None
-    except ValidationError:
+def _what_is_wrong(error: ValueError) -> str:
+    """Return the message without the values found: a source may be a URL with credentials."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
+    return str(error)
+
+
+def job_or_none(job_id: str, fields: Mapping[str, str]) -> Job | None:
+    """Return the job of a hash, or None for an empty one and for one that cannot be read."""
+    if not fields:
         return None
+    try:
+        return _job(job_id, fields)
+    except ValueError as exc:
+        log.warning(
+            "job_unreadable", job_id=job_id, error=_what_is_wrong(exc), next="when it runs it becomes a dead letter"
+        )
+        return None
+
+
+def _job(job_id: str, fields: Mapping[str, str]) -> Job:
+    if "spec" not in fields:
+        raise ValueError(f"job {job_id}: field 'spec' missing in its hash (found {', '.join(fields)})")
+    return Job.from_hash(job_id, fields)
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 class Word(BaseModel):
     """One word; times in seconds of the recording."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     start: float
     end: float
@@ -19,7 +19,7 @@ class Word(BaseModel):
 class Segment(BaseModel):
     """A stretch of speech, mostly a sentence; times in seconds of the recording."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     id: int
     start: float
@@ -33,7 +33,7 @@ class Segment(BaseModel):
 class Timings(BaseModel):
     """Where the time went, in seconds; `realtime_factor` is seconds of audio per second of work."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     queued_s: float
     fetch_s: float
@@ -45,7 +45,7 @@ class Timings(BaseModel):
 class Transcript(BaseModel):
     """What was said in one recording."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     job_id: str
     source: str
@@ -59,5 +59,5 @@ class Transcript(BaseModel):
     timings: Timings
 
     def to_json(self) -> bytes:
-        """Return compact JSON; `words` is left out where none were asked for."""
-        return self.model_dump_json(exclude_none=False).encode()
+        """Return compact JSON; `words` is null where none were asked for."""
+        return self.model_dump_json().encode()

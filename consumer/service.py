@@ -76,6 +76,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         keys = Keys(settings.queue)
         epoch = await set_up(redis, keys, database)
         writer = Writer(database, settings.results_dir, metrics, now_ms=lambda: time.time_ns() // 1_000_000)
+        readiness.add("storage", writer.check)
         stage = Stage(
             StageSettings("results", RESULTS_AT_A_TIME, settings.lease_ms, settings.drain_s),
             ResultStream(redis, keys, settings, consumer_name()),
@@ -96,7 +97,9 @@ async def _begin(stack: AsyncExitStack, settings: Settings, metrics: StageMetric
     stack.push_async_callback(redis.aclose)
     readiness = Readiness()
     readiness.add("redis", redis.ping)
-    await stack.enter_async_context(serve_health(settings.metrics_port, readiness, metrics.registry))
+    await stack.enter_async_context(
+        serve_health(settings.metrics_port, readiness, metrics.registry, host=settings.http_host)
+    )
     return redis, readiness
 
 

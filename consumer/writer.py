@@ -67,10 +67,6 @@ class _Pending:
             self.settled.set_result(outcome)
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Writer:
     """Stores results in groups. `run` is its one background loop; start it before the stage, end it after."""
 
@@ -80,7 +76,7 @@ class Writer:
         results_dir: Path,
         metrics: WriterMetrics,
         *,
-        now_ms: Callable[[], int] = _now_ms,
+        now_ms: Callable[[], int],
         max_batch: int = 64,
     ) -> None:
         """Take ready objects.

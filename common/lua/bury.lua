@@ -2,6 +2,7 @@
 -- KEYS  1 lane  2 job hash  3 event stream  4 results stream  5 dead letter stream  [6 batch hash]
 -- ARGV  1 group  2 consumer  3 entry id  4 delivery count  5 id  6 error JSON  7 reason
 -- Returns 1 buried | 0 lease lost, nothing written | -1 retired already, nothing written
+--         2 retired as cancelled: the cancellation came first; reviving all dead letters must not bring the job back
 -- Runs at maxmemory too. Cost O(log P), P = pending entries of the group. Server 7.0 or later.
 local function bury(keys, argv)
   local lane, job, events, results, dead, batch = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6]
@@ -10,10 +11,14 @@ local function bury(keys, argv)
   local held = fence(lane, group, consumer, entry_id, deliveries)
   if held ~= OURS then return held end
 
+  if redis.call('HEXISTS', job, 'cancel_requested') == 1 then
+    end_cancelled(results, job, events, batch, id)
+    retire(lane, group, entry_id)
+    return 2
+  end
   publish(results, job, id, 'failed', failure)
   local dead_id = redis.call('XADD', dead, '*', 'id', id, 'reason', reason, 'error', failure)
   retire(lane, group, entry_id)
-  redis.call('HDEL', job, 'cancel_requested')
   move(job, events, batch, id, 'failed', 'finished_ms', now_ms(), 'error', failure, 'dead_id', dead_id)
   return 1
 end

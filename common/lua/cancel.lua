@@ -2,6 +2,7 @@
 -- KEYS  1 job hash  2 event stream  3 results stream  4 delayed set  5 lane  [6 batch hash]
 -- ARGV  1 id  2 group
 -- Returns 1 cancelled | 2 running: its consumer will stop it | 0 too late: transcribed or ended | -1 unknown id
+-- A running job whose entry somebody deleted has no consumer to stop it: it ends here, or it would run for ever.
 -- Runs at maxmemory too. Cost O(log P + log D). Server 7.0 or later.
 local function cancel(keys, argv)
   local job, events, results, delayed, lane, batch = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6]
@@ -9,16 +10,16 @@ local function cancel(keys, argv)
   local state, entry_id = unpack(redis.call('HMGET', job, 'state', 'entry_id'))
   if not state then return -1 end
 
-  if state == 'running' then
+  if state == 'running' and redis.call('XPENDING', lane, group, entry_id, entry_id, 1)[1] then
     redis.call('HSET', job, 'cancel_requested', 1)
     return 2
   end
-  if state ~= 'queued' and state ~= 'scheduled' then return 0 end
+  if state ~= 'queued' and state ~= 'scheduled' and state ~= 'running' then return 0 end
   end_cancelled(results, job, events, batch, id)
-  if state == 'queued' then
-    retire(lane, group, entry_id)
-  else
+  if state == 'scheduled' then
     redis.call('ZREM', delayed, id)
+  else
+    retire(lane, group, entry_id)
   end
   return 1
 end

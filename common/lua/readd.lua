@@ -5,8 +5,11 @@
 -- Cost O(1). Server 7.0 or later.
 local function readd(keys, argv)
   local dead, stream, dead_id = keys[1], keys[2], argv[1]
-  if redis.call('XDEL', dead, dead_id) == 0 then return 0 end
+  if not redis.call('XRANGE', dead, dead_id, dead_id)[1] then return 0 end
+
+  -- The write that may be refused comes first: nothing rolls a function back, and a lost letter is a lost job.
   redis.call('XADD', stream, '*', unpack(argv, 2))
+  redis.call('XDEL', dead, dead_id)
   return 1
 end
 

@@ -58,3 +58,11 @@ def test_a_delay_doubles_up_to_an_hour_within_its_jitter(attempts, delay_s, seed
 
     whole_ms = min(delay_s * 2.0 ** min(attempts - 1, 30), LONGEST_RETRY_DELAY_S) * 1000
     assert whole_ms / 2 - 1 <= delay_ms <= whole_ms + 1
+
+
+def test_without_a_limit_nothing_is_ever_given_up():
+    """A result waits for its database however often it was handed from writer to writer."""
+    endless = RetryPolicy(max_attempts=None, delay_s=0)
+
+    assert endless.allows(1_000_000)
+    assert isinstance(decide(Retry(FAILURE), 1_000_000, endless, random.Random(1)), Delay)

@@ -16,7 +16,8 @@ def test_a_plain_file_name_is_an_id(job_id):
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", ".", "..", "a/b", "a\\b", ".hidden", "-rf", "a.", "a b", "é", "a\n", "con", "NUL.txt", "lpt1", "A" * 129]
+    "job_id",
+    ["", ".", "..", "a/b", "a\\b", ".hidden", "-rf", "a.", "a b", "é", "a\n", "con", "NUL.txt", "lpt1", "A" * 129],
 )
 def test_an_id_that_is_no_safe_file_name_is_refused(job_id):
     """The id names files on any file system: it must not leave the folder, hide, or name a device."""
