@@ -134,6 +134,7 @@ async def _set_up(settings: Settings) -> None:
         try:
             # The services wait for a server that is away; a person wants to know.
             await redis.ping()
+            await database.ping()
         except Exception as exc:
             if not server_is_away(exc):
                 raise

@@ -9,7 +9,16 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, ResponseError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 if TYPE_CHECKING:
@@ -20,10 +29,19 @@ BLOCK_MS = 2_000
 SOCKET_TIMEOUT_S = BLOCK_MS / 1000 + 5
 POOL_SIZE = 32
 
-# What the client raises when the server cannot be used now but may be later. Error replies that mean the same come
-# as plain ResponseError, told apart by their first word.
-_AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
-_AWAY_REPLIES = ("LOADING", "MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "UNBLOCKED")
+# What the client raises when the server cannot be used now but may be later. Some error replies have a class of their
+# own, without their first word; the others come as plain ResponseError and are told apart by it.
+_AWAY = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    MasterDownError,
+    ClusterDownError,
+    OutOfMemoryError,
+    OSError,
+)
+_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "UNBLOCKED")
 
 
 # An asyncio client whose replies are text. redis-py annotates each reply for all modes of the client at once (bytes or
@@ -33,9 +51,9 @@ Client = Any
 
 def server_is_away(error: Exception) -> bool:
     """Return whether the error says that the server cannot be used now; trying again later helps."""
-    if isinstance(error, ResponseError):
-        return str(error).startswith(_AWAY_REPLIES)
-    return isinstance(error, _AWAY)
+    if isinstance(error, _AWAY):
+        return True
+    return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLIES)
 
 
 def group_is_missing(error: Exception) -> bool:

@@ -7,7 +7,6 @@ Source: whisper/utils.py (openai-whisper) for the look of each format; the WebVT
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,11 +43,7 @@ class Cue:
 
 
 def render(transcript: Transcript, format_: Format) -> bytes:
-    """Return the transcript as a whole file, in UTF-8.
-
-    Raises:
-        ValueError: a time is not a finite number; writing it again will not help.
-    """
+    """Return the transcript as a whole file, in UTF-8."""
     if format_ == "json":
         return transcript.to_json()
     return _WRITERS[format_](_cues(transcript)).encode()
@@ -74,8 +69,6 @@ def _cues(transcript: Transcript) -> Iterator[Cue]:
 
 
 def _ms(seconds: float) -> int:
-    if not math.isfinite(seconds):
-        raise ValueError(f"time {seconds} of a segment: expected a finite number of seconds")
     return round(seconds * 1000)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 
 from common.connection import server_is_away
+from common.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ async def persist(outage: Outage, operation: Callable[[], Awaitable[T]]) -> T:
         try:
             result = await operation()
         except Exception as exc:
-            if not server_is_away(exc):
+            if not (isinstance(exc, Unavailable) or server_is_away(exc)):
                 raise
             await asyncio.sleep(outage.failed(exc))
         else:

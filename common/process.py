@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import structlog
 
@@ -15,8 +17,13 @@ from common.logs import configure_logs
 from common.settings import Settings
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 _EXIT_CODES: dict[type[BaseException], int] = {SettingsError: 2, Unavailable: 3}
+
+
+class Stopped(Exception):
+    """The process was asked to stop before it had begun its work."""
 
 
 def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> int:
@@ -62,7 +69,24 @@ async def _serve_until_signalled(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await serve(settings, stop)
+    with contextlib.suppress(Stopped):
+        await serve(settings, stop)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Return what the work returns; cancel it when `stop` is set first.
+
+    Raises:
+        Stopped: it was; let it through.
+    """
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait({working})
+        raise Stopped
+    return working.result()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from common.errors import ErrorType
 from common.options import Options
 
 Priority = Literal["high", "normal", "low"]
@@ -48,7 +47,8 @@ class Failure(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    type: ErrorType
+    type: str
+    """One of `common.errors.ErrorType`; read as any text, since another version may have written it."""
     detail: str
 
     @field_validator("detail")

@@ -11,7 +11,19 @@ import structlog
 
 from common.errors import JobError
 from common.lease import Ended, Lease
-from common.outcomes import Bury, Cancel, Cancelled, Completed, HandedBack, Outcome, Reject, Retry, Verdict, decide
+from common.outcomes import (
+    Bury,
+    Cancel,
+    Cancelled,
+    Delay,
+    HandedBack,
+    Outcome,
+    Publish,
+    Reject,
+    Retry,
+    Verdict,
+    decide,
+)
 from common.records import Failure
 from common.streams import Settled
 
@@ -112,7 +124,7 @@ class Runner:
                 settled = await self._settler.settle(task, verdict)
             finally:
                 self._keeper.let_go(lease)
-            self._record(outcome, verdict, settled, self._clock() - started)
+            self._record(verdict, settled, self._clock() - started)
 
     async def _handle(self, work: Work) -> Outcome | None:
         """Run the handler within the lease and the time limit.
@@ -167,22 +179,22 @@ class Runner:
         self._metrics.leases_lost.inc()
         log.warning("lease_lost", why=lease.ended, next="another consumer has the entry; this work is dropped")
 
-    def _record(self, outcome: Outcome, verdict: Verdict, settled: Settled, took_s: float) -> None:
+    def _record(self, verdict: Verdict, settled: Settled, took_s: float) -> None:
         """Count and log one settlement: the one line that an entry leaves."""
         if settled is Settled.LOST:
             self._metrics.leases_lost.inc()
             log.warning("lease_lost", why=Ended.LOST, next="another consumer has the entry; nothing was written")
             return
-        name = Cancel.NAME if settled is Settled.CANCELLED else verdict.NAME
-        self._metrics.jobs_settled.labels(name).inc()
-        told = {"outcome": name, "took_s": round(took_s, 3)}
-        match outcome, verdict:
-            case _, Bury(failure, reason):
+        carried_out = Cancel() if settled is Settled.CANCELLED else verdict
+        self._metrics.jobs_settled.labels(carried_out.NAME).inc()
+        told = {"outcome": carried_out.NAME, "took_s": round(took_s, 3)}
+        match carried_out:
+            case Bury(failure, reason):
                 self._metrics.dead_letters.labels(reason).inc()
                 log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
-            case Retry(failure), _:
+            case Delay(failure, _):
                 log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
-            case Completed(_, audio_s), _:
+            case Publish(_, audio_s) if audio_s:
                 log.info("entry_settled", **told, audio_s=round(audio_s, 3))
             case _:
                 log.info("entry_settled", **told)

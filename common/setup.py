@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 
 async def set_up(redis: Client, keys: Keys, database: Database | None = None) -> Epoch:
-    """Create what is missing; waits while the server is away. Safe to run many times, and from many processes."""
-    epoch = await persist(Outage("set-up"), lambda: _set_up_server(redis, keys))
+    """Create what is missing. Safe to run many times, and from many processes.
+
+    Waits, for as long as it takes, while the server or the database is away.
+    """
+    epoch = await persist(Outage("server, to set it up"), lambda: _set_up_server(redis, keys))
     if database is not None:
-        await database.migrate()
+        await persist(Outage("database, to migrate it"), database.migrate)
     return epoch
 
 

@@ -125,5 +125,3 @@ def _told(what: str, job_id: str = "") -> Iterator[None]:
             detail = f"{reason} ({found} is in the way); remove it, then revive the dead letter"
             raise JobError("result_unstorable", detail) from exc
         raise Unavailable(f"{reason}; nothing is lost, it is tried again") from exc
-    except ValueError as exc:
-        raise JobError("result_unstorable", f"{what}: {exc}; it is not tried again") from exc

@@ -17,6 +17,7 @@ from common.health import Readiness, serve_health
 from common.keys import Keys
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
+from common.process import unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams, ResultStream, consumer_name
@@ -43,8 +44,8 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
         redis, readiness = await _begin(stack, settings, metrics)
         readiness.add("engine", lambda: _loaded(loaded))
         keys = Keys(settings.queue)
-        epoch = await set_up(redis, keys)
-        engine = await asyncio.to_thread(Engine.load, settings)
+        epoch = await unless(stop, set_up(redis, keys))
+        engine = await unless(stop, asyncio.to_thread(Engine.load, settings))
         stack.callback(engine.close)
         processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
         pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
@@ -74,7 +75,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.aclose)
         readiness.add("database", database.ping)
         keys = Keys(settings.queue)
-        epoch = await set_up(redis, keys, database)
+        epoch = await unless(stop, set_up(redis, keys, database))
         writer = Writer(database, settings.results_dir, metrics, now_ms=lambda: time.time_ns() // 1_000_000)
         readiness.add("storage", writer.check)
         stage = Stage(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from common.metrics import ConsumerMetrics
     from common.options import Options
     from common.records import Job
-    from common.settings import Settings
     from common.runner import Work
+    from common.settings import Settings
     from consumer.engine import Engine
     from consumer.prepare import Prepared, PreparePool
 

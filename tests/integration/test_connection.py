@@ -49,20 +49,13 @@ async def cut_off(redis: Redis) -> AsyncIterator[None]:
         await redis.config_set("replica-serve-stale-data", "yes")
 
 
-_STRIPPED = pytest.mark.xfail(
-    reason="common/connection.py: redis-py gives these replies classes of their own and takes the first word off the "
-    "text, so `server_is_away` must look at the class",
-    strict=True,
-)
-
-
 @pytest.mark.parametrize(
     "trouble",
     [
         too_few_replicas,
-        pytest.param(full_memory, marks=_STRIPPED),
-        pytest.param(demoted, marks=_STRIPPED),
-        pytest.param(cut_off, marks=_STRIPPED),
+        full_memory,
+        demoted,
+        cut_off,
     ],
 )
 async def test_a_server_that_refuses_writes_for_now_is_away(queue: JobQueue, redis: Redis, trouble) -> None:

@@ -1,5 +1,7 @@
 """Chunks: every sample of speech goes to the engine once, in pieces of up to 30 s."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_chunks_are_full(spans):
     """Two neighbours that fit in one window would cost two windows."""
     chunks = chunks_of_speech(spans)
 
-    for chunk, following in zip(chunks, chunks[1:], strict=False):
+    for chunk, following in itertools.pairwise(chunks):
         assert Chunk((*chunk.spans, following.spans[0])).seconds > WINDOW_S
 
 

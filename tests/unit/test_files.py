@@ -126,13 +126,6 @@ def test_a_folder_in_the_place_of_a_file_fails_that_job_only(tmp_path: Path) -> 
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]  # noqa: PTH208 names are enough
 
 
-def test_times_that_are_no_numbers_fail_that_job_only(tmp_path: Path) -> None:
-    """Another try would render the same."""
-    with pytest.raises(JobError, match="finite"):
-        write_files(tmp_path, "job-1", transcript(end=float("nan")))
-    assert contents(tmp_path) == {}
-
-
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     """Only what is ours by name, and too old to be another writer's work of this moment."""
     old = [".job-1.json.0123456789abcdef.part", ".a.b.tsv.0123456789abcdef.part"]

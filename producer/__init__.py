@@ -1,0 +1,1 @@
+"""The HTTP service: takes jobs in, answers for them, hands transcripts out."""

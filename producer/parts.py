@@ -1,0 +1,38 @@
+"""What the handlers work with, made once by `producer.app`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from producer.bodies import Pace
+
+if TYPE_CHECKING:
+    from common.database import Database
+    from common.health import Readiness
+    from common.metrics import ProducerMetrics
+    from common.queue import JobQueue
+    from common.settings import Settings
+    from producer.tail import EventTail
+    from producer.uploads import UploadFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Ready objects; whoever made them closes them."""
+
+    settings: Settings
+    queue: JobQueue
+    database: Database
+    readiness: Readiness
+    metrics: ProducerMetrics
+    uploads: UploadFolder
+    tail: EventTail
+    pace: Pace = field(default_factory=Pace)
+    keep_alive_s: float = 15.0
+    """Proxies close event streams on which nothing moves, mostly after 30 s or a minute."""
+
+
+PARTS = web.AppKey("parts", Parts)

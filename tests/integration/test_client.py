@@ -1,0 +1,59 @@
+"""The client as it is set up: with its defaults it would lose cancellations and repeat writes."""
+
+import asyncio
+
+import pytest
+from redis.exceptions import ConnectionError
+
+from common.connection import connect, server_is_away
+from common.settings import load_settings
+
+
+async def test_a_cancellation_is_never_lost(redis):
+    """A loop that goes on after it was told to end keeps its process from stopping."""
+
+    async def loop() -> None:
+        while True:
+            await redis.ping()
+
+    for turns in range(300):
+        task = asyncio.create_task(loop())
+        for _ in range(turns % 30):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled(), f"still running, cancelled after {turns % 30} turns of the event loop"
+
+
+async def test_a_write_is_sent_once_even_if_its_answer_is_lost():
+    """redis-py repeats a command up to ten times by default: a submission would be queued again and again."""
+    received = 0
+
+    async def hang_up_after_a_write(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        while request := await reader.read(65_536):
+            if b"XADD" in request:
+                received += 1
+                break
+            answer = b"+PONG\r\n" if b"PING" in request else b"+OK\r\n" * request.count(b"*")
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up_after_a_write, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, connect(load_settings({"STTREAM_REDIS_URL": f"redis://127.0.0.1:{port}"})) as client:
+        with pytest.raises(ConnectionError) as caught:
+            await client.xadd("stream", {"id": "a"})
+
+    assert server_is_away(caught.value)
+    assert received == 1
+
+
+async def test_bytes_that_are_no_text_come_back_escaped(redis, keys):
+    """One careless client must not end everybody's read loop."""
+    await redis.xadd(keys.lane("low"), {"id": b"\xff\xfe"})
+
+    [(_, fields)] = await redis.xrange(keys.lane("low"))
+
+    assert fields == {"id": "\\xff\\xfe"}

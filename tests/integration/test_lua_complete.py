@@ -1,0 +1,134 @@
+"""complete: publish one transcript and retire its entry, only while the lease is still ours."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.outcomes import Delay
+from common.streams import Settled
+from tests.integration.seeds import (
+    FAILURE,
+    PUBLISH,
+    RACES,
+    begun,
+    cancelling,
+    counted,
+    failed,
+    full_memory,
+    read_one,
+    rescued,
+    result,
+    running,
+    settle,
+)
+from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from common.queue import JobQueue
+    from common.streams import JobStreams
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_a_completed_job_is_published_and_its_entry_retired(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, batch_id: str | None
+) -> None:
+    """The one step that turns work into a result: all of it or nothing."""
+    task = await running(queue, consumer, batch_id=batch_id)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, PUBLISH) is Settled.DONE
+    assert changes(before, await whole_state(redis)) == {
+        "job:a.state": "transcribed",
+        "job:a.finished_ms": NOW,
+        "job:a.audio_s": "61.3",
+        "job:a.progress": "1",
+        "jobs:normal": [],
+        "jobs:normal pending": [],
+        "results": [(ENTRY_ID, result("a", "completed", PUBLISH.body))],
+        "events": ["id=a state=transcribed"],
+        **counted(batch_id, running=0, transcribed=1),
+    }
+
+
+async def test_the_error_of_an_earlier_attempt_is_forgotten(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """A job that worked in the end must not look failed."""
+    await settle(consumer, await running(queue, consumer), Delay(FAILURE, 0))
+    await consumer.keep_house(gone_ms=60_000)
+    task = await begun(consumer, await read_one(consumer))
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, PUBLISH) is Settled.DONE
+    assert "job:a.error" in before
+    assert "job:a.error" not in await whole_state(redis)
+
+
+async def test_a_revived_job_publishes_as_its_own_run(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """The writer tells the outcomes of two runs of one id apart by this number."""
+    await failed(queue, consumer)
+    await queue.revive("a")
+    await settle(consumer, await begun(consumer, await read_one(consumer)), PUBLISH)
+
+    assert [fields["run"] for _, fields in await redis.xrange(queue.keys.results)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_a_cancellation_that_came_first_drops_the_transcript(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, batch_id: str | None
+) -> None:
+    """Who was told that the job is being cancelled must not find a transcript."""
+    task = await cancelling(queue, consumer, batch_id=batch_id)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, PUBLISH) is Settled.CANCELLED
+    assert changes(before, await whole_state(redis)) == {
+        "job:a.state": "cancelled",
+        "job:a.finished_ms": NOW,
+        "job:a.cancel_requested": None,
+        "jobs:normal": [],
+        "jobs:normal pending": [],
+        "results": [(ENTRY_ID, result("a", "cancelled"))],
+        "events": ["id=a state=cancelled"],
+        **counted(batch_id, running=0, cancelled=1),
+    }
+
+
+async def test_a_consumer_that_lost_its_lease_publishes_nothing(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """A transcript finished after its entry was taken over never reaches the writer."""
+    late = await running(queue, consumer)
+    task = await begun(rescuer, await rescued(rescuer))
+    before = await whole_state(redis)
+
+    assert await settle(consumer, late, PUBLISH) is Settled.LOST
+    assert changes(before, await whole_state(redis)) == {}
+    assert await settle(rescuer, task, PUBLISH) is Settled.DONE
+    assert await redis.xlen(queue.keys.results) == 1
+
+
+async def test_a_job_that_is_completed_and_rescued_at_once_is_published_once(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """The last moment of a lease: whoever is first, there is one result."""
+    for number in range(RACES):
+        task = await running(queue, consumer, f"job-{number}")
+        settled, entries = await asyncio.gather(settle(consumer, task, PUBLISH), rescuer.rescue(1, 0))
+        if settled is Settled.LOST:
+            assert await settle(rescuer, await begun(rescuer, entries[0]), PUBLISH) is Settled.DONE
+        assert await redis.xlen(queue.keys.results) == number + 1
+
+
+async def test_a_full_server_takes_the_result(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """Settling is what drains a full server."""
+    task = await running(queue, consumer)
+
+    async with full_memory(redis):
+        assert await settle(consumer, task, PUBLISH) is Settled.DONE
+    assert await redis.xlen(queue.keys.results) == 1

@@ -1,0 +1,71 @@
+"""discard: move an entry that no handler can ever work on to the dead letters, as it was found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from common.outcomes import Bury
+from common.records import Failure
+from common.streams import Settled
+from tests.integration.seeds import add_by_hand, begun, full_memory, read_one, result, settle, transcribed
+from tests.integration.state import ENTRY_ID, changes, whole_state
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from common.queue import JobQueue
+    from common.streams import JobStreams, ResultStream
+
+
+async def test_an_entry_that_is_no_job_is_kept_as_it_was_found(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """Whoever added it can see what arrived, and an operator can put it back."""
+    lane = queue.keys.lane("normal")
+    entry_id = await add_by_hand(redis, lane, id="a", path="/audio/a.mp3")
+    entry = await read_one(consumer)
+    before = await whole_state(redis)
+
+    assert await consumer.begin([entry]) == []
+    after = changes(before, await whole_state(redis))
+    [(_, letter)] = after["dead"]
+    assert after == {"jobs:normal": [], "jobs:normal pending": [], "dead": [(ENTRY_ID, letter)]}
+    assert letter.items() >= {"id": "a", "reason": "entry_malformed", "stream": lane}.items()
+    assert orjson.loads(letter["fields"]) == ["id", "a", "path", "/audio/a.mp3"]
+    failure = Failure.model_validate_json(letter["error"])
+    assert failure.detail.startswith(f"{lane} entry {entry_id}: field source missing (found id, path)")
+
+
+async def test_a_result_that_cannot_be_stored_leaves_its_job_as_it_is(
+    queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis
+) -> None:
+    """The operator decides about it: until then neither the result nor the job's hash may go."""
+    await transcribed(queue, consumer)
+    task = await begun(writer, await read_one(writer))
+    failure = Failure(type="result_unstorable", detail="the body is no transcript")
+    before = await whole_state(redis)
+
+    assert await settle(writer, task, Bury(failure, "result_unstorable")) is Settled.DONE
+    after = changes(before, await whole_state(redis))
+    [(_, letter)] = after["dead"]
+    assert after == {"results": [], "results pending": [], "dead": [(ENTRY_ID, letter)]}
+    found = orjson.loads(letter.pop("fields"))
+    assert dict(zip(found[::2], found[1::2], strict=True)) == result("a", "completed", '{"text":"said"}')
+    assert letter == {
+        "id": "a",
+        "reason": "result_unstorable",
+        "error": failure.model_dump_json(),
+        "stream": queue.keys.results,
+    }
+
+
+async def test_a_full_server_takes_the_dead_letter(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """An entry that is no job must not stop the loop because memory is short."""
+    await add_by_hand(redis, queue.keys.lane("low"), hello="world")
+    entry = await read_one(consumer)
+
+    async with full_memory(redis):
+        assert await consumer.begin([entry]) == []
+    assert await redis.xlen(queue.keys.dead) == 1

@@ -1,0 +1,215 @@
+"""The fence (`_prelude.lua`), for every function that settles, starts or renews: ownership first, else nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import common
+from common.keys import RELEASED, TRANSCRIBERS, WRITERS
+from common.scripts import call, library_source, load_library
+from common.streams import Entry, Settled
+from tests.integration.seeds import (
+    FAILURE_JSON,
+    PUBLISH,
+    RACES,
+    begun,
+    both,
+    full_memory,
+    queued,
+    read_one,
+    running,
+    settle,
+    spec,
+    transcribed,
+)
+from tests.integration.state import changes, whole_state
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from common.keys import Keys
+    from common.queue import JobQueue
+    from common.streams import JobStreams, ResultStream
+
+LUA = Path(common.__file__).parent / "lua"
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """How one function is called: its keys after the stream, and its arguments after the fence."""
+
+    name: str
+    keys: tuple[str, ...]
+    args: tuple[str | int, ...]
+    loser: int = -1
+    """What the later of two equal callers is told."""
+    of_results: bool = False
+
+    async def __call__(self, redis: Redis, keys: Keys, entry: Entry, deliveries: int = 1) -> int:
+        names = [keys.job(entry.fields["id"]) if name == "job" else getattr(keys, name) for name in self.keys]
+        group, consumer = (WRITERS, "host-3-ccc") if self.of_results else (TRANSCRIBERS, "host-1-aaa")
+        fence: list[Any] = [group, consumer, entry.entry_id, deliveries, entry.fields["id"]]
+        reply = await call(redis, self.name, [entry.stream, *names], [*fence, *self.args])
+        return reply[0] if isinstance(reply, list) else reply
+
+
+FENCED = [
+    Fenced("start", ("job", "events", "results"), (spec().to_json(),), loser=1),
+    Fenced("renew", ("job", "events"), ("0.5",), loser=1),
+    Fenced("complete", ("job", "events", "results"), ("{}", "61.3")),
+    Fenced("delay", ("job", "events", "results", "delayed"), (FAILURE_JSON, 5000)),
+    Fenced("bury", ("job", "events", "results", "dead"), (FAILURE_JSON, "engine_failed")),
+    Fenced("cancelled", ("job", "events", "results"), ()),
+    Fenced("discard", ("dead",), (FAILURE_JSON, "entry_malformed", "[]")),
+    Fenced("release", ("job", "events"), (RELEASED,), loser=0),
+    Fenced("store", ("job", "events"), ("1", "completed", 60), of_results=True),
+]
+
+
+@pytest.fixture(params=FENCED, ids=lambda function: function.name)
+def function(request: pytest.FixtureRequest) -> Fenced:
+    return request.param
+
+
+class Holder:
+    """Brings entries to the consumer that calls the function under test."""
+
+    def __init__(self, queue: JobQueue, consumer: JobStreams, writer: ResultStream | None) -> None:
+        self._queue = queue
+        self._consumer = consumer
+        self._writer = writer
+        self.streams: JobStreams | ResultStream = writer or consumer
+
+    async def untaken(self) -> Entry:
+        """An entry that nobody has read yet."""
+        if self._writer is None:
+            await queued(self._queue)
+        else:
+            await transcribed(self._queue, self._consumer)
+        keys = self._queue.keys
+        stream = keys.results if self._writer else keys.lane("normal")
+        [(entry_id, fields)] = await self._queue.redis.xrange(stream)
+        return Entry(stream, entry_id, 1, fields)
+
+    async def taken(self, job_id: str = "a") -> Entry:
+        """An entry in its first delivery, of a job that has begun."""
+        if self._writer is None:
+            return (await running(self._queue, self._consumer, job_id)).entry
+        await transcribed(self._queue, self._consumer, job_id)
+        return await read_one(self._writer)
+
+    async def retire(self, entry: Entry) -> None:
+        """Settle an entry for good."""
+        assert await settle(self.streams, await begun(self.streams, entry), PUBLISH) is Settled.DONE
+
+
+@pytest.fixture
+def holder(function: Fenced, queue: JobQueue, consumer: JobStreams, writer: ResultStream) -> Holder:
+    return Holder(queue, consumer, writer if function.of_results else None)
+
+
+def test_every_function_with_a_fence_is_tested_here() -> None:
+    """A new function that settles must not come without the proofs below."""
+    fenced = {path.stem for path in LUA.glob("[a-z]*.lua") if "fence(" in path.read_text(encoding="utf-8")}
+
+    assert fenced == {function.name for function in FENCED}
+
+
+async def test_an_entry_that_another_consumer_took_over_is_left_alone(
+    function: Fenced, holder: Holder, redis: Redis, keys: Keys
+) -> None:
+    """A consumer that lost its lease must not settle work that is somebody else's now."""
+    entry = await holder.taken()
+    group = WRITERS if function.of_results else TRANSCRIBERS
+    await redis.xautoclaim(entry.stream, group, "host-9-zzz", 0)
+    before = await whole_state(redis)
+
+    assert await function(redis, keys, entry) == 0
+    assert changes(before, await whole_state(redis)) == {}
+
+
+async def test_a_second_delivery_to_the_same_consumer_fences_out_the_first(
+    function: Fenced, holder: Holder, redis: Redis, keys: Keys
+) -> None:
+    """A stalled attempt and the rescue of it by its own process are told apart by the delivery count alone."""
+    entry = await holder.taken()
+    [again] = await holder.streams.rescue(1, 0)
+    before = await whole_state(redis)
+
+    assert again.deliveries == 2
+    assert await function(redis, keys, entry) == 0
+    assert changes(before, await whole_state(redis)) == {}
+    assert await function(redis, keys, again, deliveries=2) == 1
+
+
+async def test_a_retired_entry_is_left_alone(function: Fenced, holder: Holder, redis: Redis, keys: Keys) -> None:
+    """A call repeated after its reply was lost must not act twice."""
+    entry = await holder.taken()
+    await holder.retire(entry)
+    before = await whole_state(redis)
+
+    assert await function(redis, keys, entry) == -1
+    assert changes(before, await whole_state(redis)) == {}
+
+
+async def test_an_entry_that_nobody_has_read_is_left_alone(
+    function: Fenced, holder: Holder, redis: Redis, keys: Keys
+) -> None:
+    """After a group was made anew its entries are pending for nobody: who held them before must not settle them."""
+    entry = await holder.untaken()
+    before = await whole_state(redis)
+
+    assert await function(redis, keys, entry) == -1
+    assert changes(before, await whole_state(redis)) == {}
+
+
+async def test_of_two_equal_callers_one_acts(
+    function: Fenced, holder: Holder, redis: Redis, other_redis: Redis, keys: Keys
+) -> None:
+    """A client that repeats a call while the first is still on its way settles once; renewing may repeat."""
+    for number in range(RACES):
+        entry = await holder.taken(f"job-{number}")
+        answers = await both(function(redis, keys, entry), function(other_redis, keys, entry))
+
+        assert answers == {1, function.loser}
+        await redis.xack(entry.stream, TRANSCRIBERS, entry.entry_id)
+        await redis.xdel(entry.stream, entry.entry_id)
+
+
+async def test_it_works_when_the_server_is_at_maxmemory(
+    function: Fenced, holder: Holder, redis: Redis, keys: Keys
+) -> None:
+    """Settling is what drains a full server; if it were refused, the server would stay full."""
+    entry = await holder.taken()
+
+    async with full_memory(redis):
+        assert await function(redis, keys, entry) == 1
+
+
+async def test_only_what_adds_work_is_refused_at_maxmemory(redis: Redis) -> None:
+    """A function without the flag `allow-oom` is back-pressure; one that lacks it by mistake is a jam."""
+    name, _ = library_source()
+    [library] = await redis.function_list(library=name)
+    functions = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in _reply(library)["functions"]]
+
+    assert {function["name"].removeprefix(f"{name}_") for function in functions if not function["flags"]} == {
+        "readd",
+        "revive",
+        "submit",
+    }
+
+
+async def test_loading_the_library_again_changes_nothing(redis: Redis) -> None:
+    """Every process loads it at its start, many at a time."""
+    before = await redis.function_list()
+    await load_library(redis)
+
+    assert await redis.function_list() == before
+
+
+def _reply(library: Any) -> dict[str, Any]:
+    return library if isinstance(library, dict) else dict(zip(library[::2], library[1::2], strict=True))

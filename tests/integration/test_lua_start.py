@@ -1,0 +1,198 @@
+"""start: begin one attempt of a job whose entry this consumer holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.keys import TRANSCRIBERS
+from common.outcomes import Release
+from common.records import State
+from common.scripts import call
+from tests.integration.seeds import (
+    PUBLISH,
+    add_by_hand,
+    begun,
+    cancelled,
+    cancelling,
+    counted,
+    failed,
+    fields,
+    full_memory,
+    queued,
+    read_one,
+    rescued,
+    result,
+    running,
+    scheduled,
+    settle,
+    spec,
+    store_one,
+    transcribed,
+)
+from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from common.queue import JobQueue
+    from common.streams import Entry, JobStreams, ResultStream
+
+STRAY, CANCELLED = [2], [3]
+
+
+async def start(queue: JobQueue, entry: Entry, consumer: str = "host-1-aaa") -> list[Any]:
+    keys, job_id, batch_id = queue.keys, entry.fields["id"], entry.fields.get("batch")
+    batch = [keys.batch(batch_id)] if batch_id else []
+    names = [entry.stream, keys.job(job_id), keys.events, keys.results, *batch]
+    fence = [TRANSCRIBERS, consumer, entry.entry_id, entry.deliveries]
+    reply: list[Any] = await call(queue.redis, "start", names, [*fence, job_id, spec(job_id).to_json()])
+    return reply
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_a_job_starts(queue: JobQueue, consumer: JobStreams, redis: Redis, batch_id: str | None) -> None:
+    """From now on everybody can see who runs it, and since when."""
+    await queued(queue, batch_id=batch_id)
+    entry = await read_one(consumer)
+    before = await whole_state(redis)
+
+    started, now_ms, *flat = await start(queue, entry)
+    assert (started, now_ms) == (1, NOW)
+    assert dict(zip(flat[::2], flat[1::2], strict=True)) == await redis.hgetall(queue.keys.job("a"))
+    assert changes(before, await whole_state(redis)) == {
+        "job:a.state": "running",
+        "job:a.attempts": "1",
+        "job:a.started_ms": NOW,
+        "job:a.worker": "host-1-aaa",
+        "job:a.progress": "0",
+        "events": ["id=a state=running"],
+        **counted(batch_id, queued=0, running=1),
+    }
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_a_job_whose_consumer_died_starts_again(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, batch_id: str | None
+) -> None:
+    """It is another attempt, but still one running job of its batch."""
+    await running(queue, consumer, batch_id=batch_id)
+    entry = await rescued(rescuer)
+    before = await whole_state(redis)
+
+    assert (await begun(rescuer, entry)).attempts == 2
+    after = changes(before, await whole_state(redis))
+    after.pop("job:a.started_ms", None)  # may fall into the same millisecond
+    assert after == {"job:a.attempts": "2", "job:a.worker": "host-2-bbb", "events": ["id=a state=running"]}
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_an_entry_added_by_hand_becomes_a_job(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, batch_id: str | None
+) -> None:
+    """`XADD` is a way to submit: what any Redis client adds is transcribed."""
+    entry_id = await add_by_hand(redis, queue.keys.lane("high"), **fields("a", batch_id))
+    entry = await read_one(consumer)
+    before = await whole_state(redis)
+
+    task = await begun(consumer, entry)
+    assert task.job is not None
+    assert (task.job.state, task.job.spec) == (State.RUNNING, spec(priority="high", batch_id=batch_id))
+    assert changes(before, await whole_state(redis)) == {
+        "job:a.spec": spec(priority="high", batch_id=batch_id).to_json(),
+        "job:a.run": "1",
+        "job:a.created_ms": NOW,
+        "job:a.queued_ms": NOW,
+        "job:a.entry_id": entry_id,
+        "job:a.state": "running",
+        "job:a.attempts": "1",
+        "job:a.started_ms": NOW,
+        "job:a.worker": "host-1-aaa",
+        "job:a.progress": "0",
+        "events": ["id=a state=queued", "id=a state=running"],
+        **counted(batch_id, queued=0, running=1),
+    }
+
+
+async def test_a_second_entry_added_by_hand_is_a_stray(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """A client that repeats its XADD must not have the recording transcribed twice at a time."""
+    for _ in range(2):
+        await add_by_hand(redis, queue.keys.lane("normal"), **fields())
+    first = await begun(consumer, await read_one(consumer))
+    stray = await read_one(consumer)
+    before = await whole_state(redis)
+
+    assert await start(queue, stray) == STRAY
+    assert changes(before, await whole_state(redis)) == {
+        "jobs:normal": [(first.entry.entry_id, fields())],
+        "jobs:normal pending": [(first.entry.entry_id, "host-1-aaa", 1)],
+    }
+
+
+@pytest.mark.parametrize("state", ["scheduled", "transcribed", "completed", "failed", "cancelled"])
+async def test_a_stray_entry_of_a_job_that_does_not_wait_is_retired_without_running(
+    queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis, state: str
+) -> None:
+    """A job runs once for each time it is queued; a finished one has its outcome."""
+    match state:
+        case "scheduled":
+            await scheduled(queue)
+        case "failed":
+            await failed(queue, consumer)
+        case "cancelled":
+            await cancelled(queue)
+        case _:
+            await transcribed(queue, consumer)
+    if state == "completed":
+        await store_one(writer)
+    before = await whole_state(redis)
+    await add_by_hand(redis, queue.keys.lane("high"), **fields("a", "another batch"))
+
+    assert before["job:a.state"] == state
+    assert await start(queue, await read_one(consumer)) == STRAY
+    assert changes(before, await whole_state(redis)) == {}
+
+
+@pytest.mark.parametrize("batch_id", [None, "b"])
+async def test_a_rescued_job_that_shall_be_cancelled_ends_without_running(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, batch_id: str | None
+) -> None:
+    """The consumer that was asked to stop it is dead; the request is not."""
+    await cancelling(queue, consumer, batch_id=batch_id)
+    entry = await rescued(rescuer)
+    before = await whole_state(redis)
+
+    assert await start(queue, entry, "host-2-bbb") == CANCELLED
+    assert changes(before, await whole_state(redis)) == {
+        "job:a.state": "cancelled",
+        "job:a.finished_ms": NOW,
+        "job:a.cancel_requested": None,
+        "jobs:normal": [],
+        "jobs:normal pending": [],
+        "results": [(ENTRY_ID, result("a", "cancelled"))],
+        "events": ["id=a state=cancelled"],
+        **counted(batch_id, running=0, cancelled=1),
+    }
+
+
+async def test_an_attempt_that_was_handed_back_does_not_count(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams
+) -> None:
+    """Ten deployments in a row must not fail a job with three attempts."""
+    task = await running(queue, consumer)
+    for _ in range(10):
+        assert task.attempts == 1
+        holder = consumer if task.entry.deliveries % 2 else rescuer
+        other = rescuer if holder is consumer else consumer
+        await settle(holder, task, Release())
+        task = await begun(other, await rescued(other))
+
+
+async def test_a_full_server_still_starts_jobs(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """Running what waits is what frees its memory."""
+    await add_by_hand(redis, queue.keys.lane("normal"), **fields())
+    entry = await read_one(consumer)
+
+    async with full_memory(redis):
+        assert await settle(consumer, await begun(consumer, entry), PUBLISH)
