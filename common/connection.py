@@ -58,7 +58,12 @@ def server_is_away(error: Exception) -> bool:
 
 def group_is_missing(error: Exception) -> bool:
     """Return whether the error says that a stream or its group is gone (emptied server, deleted key)."""
-    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+    return isinstance(error, ResponseError) and any(text in str(error) for text in ("NOGROUP", "no such key"))
+
+
+def library_is_missing(error: Exception) -> bool:
+    """Return whether a call failed because the server does not hold this version of the library."""
+    return isinstance(error, ResponseError) and "Function not found" in str(error)
 
 
 def connect(settings: Settings) -> Client:

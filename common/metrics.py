@@ -14,7 +14,7 @@ from common import __version__
 from common.records import PRIORITIES
 
 if TYPE_CHECKING:
-    from common.queue import QueueStats
+    from common.overview import QueueStats
 
 PREFIX = "sttream"
 DELIVERY_KINDS = ("new", "rescued")

@@ -12,9 +12,12 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from common.options import Options
+
+log = structlog.get_logger()
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
@@ -115,7 +118,13 @@ class Job(BaseModel):
 
     @classmethod
     def from_hash(cls, job_id: str, fields: Mapping[str, str]) -> Self:
-        """Read the fields of a `job:<id>` hash."""
+        """Read the fields of a `job:<id>` hash.
+
+        Raises:
+            ValueError: another version, or a hand, has written what this one cannot read.
+        """
+        if "spec" not in fields:
+            raise ValueError(f"job {job_id}: field 'spec' missing in its hash (found {', '.join(fields)})")
         values: dict[str, Any] = dict(fields)
         spec = JobSpec.model_validate_json(values.pop("spec"))
         if "error" in values:
@@ -141,3 +150,23 @@ def check_id(value: str) -> str:
     if _DEVICE_NAMES.match(value):
         raise ValueError(f"id {value!r} is the name of a device on some systems; choose another")
     return value
+
+
+def job_or_none(job_id: str, fields: Mapping[str, str]) -> Job | None:
+    """Return the job of a hash, or None for an empty one and for one that cannot be read."""
+    if not fields:
+        return None
+    try:
+        return Job.from_hash(job_id, fields)
+    except ValueError as exc:
+        log.warning(
+            "job_unreadable", job_id=job_id, error=what_is_wrong(exc), next="when it runs it becomes a dead letter"
+        )
+        return None
+
+
+def what_is_wrong(error: ValueError) -> str:
+    """Return an error's message without the values found: a source may be a URL with credentials."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
+    return str(error)

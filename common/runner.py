@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from common.entries import Settled
 from common.errors import JobError
 from common.lease import Ended, Lease
 from common.outcomes import (
@@ -25,14 +26,13 @@ from common.outcomes import (
     decide,
 )
 from common.records import Failure
-from common.streams import Settled
 
 if TYPE_CHECKING:
+    from common.entries import Entry, StageStreams, Task
     from common.lease import LeaseKeeper
     from common.metrics import StageMetrics
     from common.records import Job
     from common.settler import Settler
-    from common.streams import Entry, StageStreams, Task
 
 log = structlog.get_logger()
 

@@ -11,8 +11,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,11 +31,6 @@ def library_source() -> tuple[str, str]:
 def fcall(name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> tuple[str | int | float, ...]:
     """Return the command that calls a function of the library."""
     return ("FCALL", f"{library_source()[0]}_{name}", len(keys), *keys, *args)
-
-
-def library_is_missing(error: Exception) -> bool:
-    """Return whether a call failed because the server does not hold this version of the library."""
-    return isinstance(error, ResponseError) and "Function not found" in str(error)
 
 
 async def load_library(redis: Client) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from common.outage import Outage, persist
 
 if TYPE_CHECKING:
+    from common.entries import Settled, StageStreams, Task
     from common.outcomes import Verdict
-    from common.streams import Settled, StageStreams, Task
 
 # Entries settled in one round trip at most.
 _AT_ONCE = 256

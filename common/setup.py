@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from common.connection import Client
 from common.errors import DataLost
+from common.group import Group
 from common.keys import TRANSCRIBERS, WRITERS, Keys
 from common.outage import Outage, persist
 from common.scripts import load_library
-from common.streams import Group
 
 if TYPE_CHECKING:
     from common.database import Database

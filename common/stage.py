@@ -22,9 +22,9 @@ from common.settler import Settler
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from common.entries import Entry, StageStreams
     from common.lease import LeaseKeeper
     from common.metrics import StageMetrics
-    from common.streams import Entry, StageStreams
 
 log = structlog.get_logger()
 

@@ -1,60 +1,28 @@
-"""The streams as a stage sees them: read, rescue, begin, renew, settle. All parsing of stream replies is here.
+"""The two streams that stages work on: `JobStreams` for consumers, `ResultStream` for the writer.
 
-`JobStreams` are the lanes that consumers work on, `ResultStream` is what the writer stores.
+Each begins entries, renews them, and turns a verdict into the one function call that carries it out.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import orjson
-import structlog
 from pydantic import BaseModel, ValidationError
 
 from common.connection import Client
+from common.entries import Entry, Settled, Task
+from common.group import Group, pairs
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS, Keys
 from common.outcomes import Bury, Cancel, Delay, Publish, Release, RetryPolicy, Verdict
-from common.records import PRIORITIES, Failure, Job, JobSpec, Priority, check_id
-from common.scripts import call, fcall
+from common.records import PRIORITIES, Failure, Job, JobSpec, Priority, check_id, job_or_none, what_is_wrong
+from common.scripts import fcall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from common.settings import Settings
-
-log = structlog.get_logger()
 
 # How many due jobs one round queues.
 _PROMOTED_AT_ONCE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One delivery of a stream entry to this consumer. Its delivery count tells it from every other delivery."""
-
-    stream: str
-    entry_id: str
-    deliveries: int
-    fields: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An entry that has begun: what the stage runs."""
-
-    entry: Entry
-    id: str
-    job: Job | None
-    """As it stands in Redis; None for a result whose job has no hash any more."""
-    attempts: int
-    policy: RetryPolicy
-    timeout_s: float | None
 
 
 class _Destination(BaseModel):
@@ -71,132 +39,6 @@ class _Destination(BaseModel):
             return cls.model_validate_json(spec or "{}")
         except ValidationError:
             return cls()
-
-
-class Settled(Enum):
-    """What became of a verdict."""
-
-    DONE = 1
-    LOST = 0
-    """Another consumer holds the entry: nothing was written."""
-    GONE = -1
-    """It was retired before, by a call whose reply was lost or by a cancellation: nothing was written."""
-    CANCELLED = 2
-    """A cancellation came first: the job is cancelled."""
-
-
-class StageStreams(Protocol):
-    """What a stage needs of its streams."""
-
-    async def create_groups(self) -> None:
-        """Create what is missing."""
-
-    async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Return new entries, most urgent first; waits up to `block_ms` for one."""
-
-    async def rescue(self, count: int, min_idle_ms: int) -> list[Entry]:
-        """Take over abandoned entries."""
-
-    async def begin(self, entries: Sequence[Entry]) -> list[Task]:
-        """Return the entries that shall be worked on; the others are settled."""
-
-    async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:
-        """Carry out verdicts, in one round trip."""
-
-    def renewal(self, task: Task, progress: str) -> tuple[Any, ...]:
-        """Return the command that renews a task's entry."""
-
-    async def keep_house(self, gone_ms: int) -> None:
-        """Queue what is due; forget consumers that are gone."""
-
-
-def consumer_name() -> str:
-    """Return a name that no other process, and no other start of this one, has."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-class Group:
-    """One consumer group over some streams, read by one consumer."""
-
-    def __init__(self, redis: Client, streams: Sequence[str], group: str, consumer: str) -> None:
-        self.redis = redis
-        self.streams = streams
-        self.group = group
-        self.consumer = consumer
-        self._cursors = dict.fromkeys(streams, "0-0")
-
-    async def create(self) -> None:
-        """Create the group at the first entry of each stream, so that none added before is left out."""
-        for stream in self.streams:
-            try:
-                await self.redis.xgroup_create(stream, self.group, id="0", mkstream=True)
-            except Exception as exc:
-                if "BUSYGROUP" not in str(exc):
-                    raise
-
-    async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Return new entries: from the streams in order, and if all are empty from the first that gets one.
-
-        Args:
-            count: most entries; the blocking read may return up to as many from each stream.
-            block_ms: how long to wait.
-
-        Source: XREADGROUP command page: COUNT counts for each stream, so streams in order need a call each.
-        """
-        entries: list[Entry] = []
-        for stream in self.streams:
-            entries += await self._read({stream: ">"}, count - len(entries), None)
-            if len(entries) >= count:
-                return entries
-        return entries or await self._read(dict.fromkeys(self.streams, ">"), 1, block_ms)
-
-    async def _read(self, streams: dict[str, str], count: int, block_ms: int | None) -> list[Entry]:
-        reply = await self.redis.xreadgroup(self.group, self.consumer, streams, count=count, block=block_ms)
-        return [Entry(stream, entry_id, 1, fields) for stream, page in reply for entry_id, fields in page]
-
-    async def rescue(self, count: int, min_idle_ms: int) -> list[Entry]:
-        """Take over entries idle for `min_idle_ms`, a page of each stream, going on where the last call stopped.
-
-        Source: XAUTOCLAIM command page; t_stream.c, xautoclaimCommand (7.0): it looks at 10 x COUNT entries and
-        stops, so starting over each time would see the same live entries for ever.
-        """
-        entries: list[Entry] = []
-        for stream in self.streams:
-            if len(entries) >= count:
-                break
-            most = count - len(entries)
-            args: list[str | int] = [self.group, self.consumer, min_idle_ms, self._cursors[stream], most]
-            self._cursors[stream], page, deleted = await call(self.redis, "rescue", [stream], args)
-            entries += [Entry(stream, entry_id, deliveries, _pairs(fields)) for entry_id, deliveries, fields in page]
-            if deleted:
-                log.error(
-                    "entries_deleted_while_pending",
-                    stream=stream,
-                    entry_ids=deleted,
-                    next="their jobs run for ever: cancel them, then retry them",
-                )
-        return entries
-
-    async def forget(self, gone_ms: int) -> None:
-        """Remove consumers that have been silent for `gone_ms` and hold nothing."""
-        for stream in self.streams:
-            await call(self.redis, "forget", [stream], [self.group, gone_ms])
-
-    def fence(self, entry: Entry) -> list[str | int | float]:
-        """Return the arguments with which a function checks that the entry is still ours."""
-        return [self.group, self.consumer, entry.entry_id, entry.deliveries]
-
-    async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""
-        pipeline = self.redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
 
 
 class JobStreams:
@@ -244,7 +86,7 @@ class JobStreams:
             return None
         job_id = entry.fields["id"]
         try:
-            job = _job(job_id, _pairs(reply[2:]))
+            job = Job.from_hash(job_id, pairs(reply[2:]))
         except ValueError as exc:
             await self._bury_unreadable(entry, exc)
             return None
@@ -303,7 +145,7 @@ class JobStreams:
         await self._group.call_all(commands)
 
     async def _discard(self, entry: Entry, failure: Failure) -> None:
-        await self._group.call_all([discard(self._group, self.keys, entry, failure)])
+        await self._group.call_all([self._group.discard(self.keys.dead, entry, failure)])
 
     async def _bury_unreadable(self, entry: Entry, error: ValueError) -> None:
         """End a job whose hash another version, or a hand, has written so that it cannot be read."""
@@ -356,7 +198,7 @@ class ResultStream:
                 told = [task.id, fields.get("run", "1"), fields.get("outcome", "")]
                 return fcall("store", keys, [*self._group.fence(entry), *told, self._settings.job_ttl_s])
             case Bury(failure, _):
-                return discard(self._group, self.keys, entry, failure)
+                return self._group.discard(self.keys.dead, entry, failure)
             case Delay():
                 return self.renewal(task, "")  # tried again when the lease, now renewed for the last time, is over
             case Release() | Cancel():
@@ -371,46 +213,9 @@ class ResultStream:
         await self._group.forget(gone_ms)
 
 
-def discard(group: Group, keys: Keys, entry: Entry, failure: Failure) -> tuple[Any, ...]:
-    """Return the command that moves an entry to the dead letters as it was found."""
-    fields = [part for pair in entry.fields.items() for part in pair]
-    args = [entry.fields.get("id", ""), failure.model_dump_json(), failure.type, orjson.dumps(fields).decode()]
-    return fcall("discard", [entry.stream, keys.dead], [*group.fence(entry), *args])
-
-
 def _complaint(entry: Entry, error: ValueError) -> Failure:
     return Failure(
         type="entry_malformed",
-        detail=f"{entry.stream} entry {entry.entry_id}: {_what_is_wrong(error)}; moved to dead letters without retry. "
+        detail=f"{entry.stream} entry {entry.entry_id}: {what_is_wrong(error)}; moved to dead letters without retry. "
         "Was it added by hand, or by a producer of another version?",
     )
-
-
-def _what_is_wrong(error: ValueError) -> str:
-    """Return the message without the values found: a source may be a URL with credentials."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, line['loc']))}: {line['msg']}" for line in error.errors())
-    return str(error)
-
-
-def job_or_none(job_id: str, fields: Mapping[str, str]) -> Job | None:
-    """Return the job of a hash, or None for an empty one and for one that cannot be read."""
-    if not fields:
-        return None
-    try:
-        return _job(job_id, fields)
-    except ValueError as exc:
-        log.warning(
-            "job_unreadable", job_id=job_id, error=_what_is_wrong(exc), next="when it runs it becomes a dead letter"
-        )
-        return None
-
-
-def _job(job_id: str, fields: Mapping[str, str]) -> Job:
-    if "spec" not in fields:
-        raise ValueError(f"job {job_id}: field 'spec' missing in its hash (found {', '.join(fields)})")
-    return Job.from_hash(job_id, fields)
-
-
-def _pairs(flat: Sequence[str]) -> dict[str, str]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -24,8 +24,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from common.errors import JobError, Unavailable
-from common.records import Failure
+from common.errors import ErrorType, JobError, Unavailable
 from consumer.speech import SAMPLE_RATE_HZ, Span
 
 # Imports and the speech detector take about a second on a quiet machine.
@@ -153,9 +152,11 @@ class PreparePool:
             raise JobError("internal_error", detail, retryable=True) from exc
 
 
-class _Error(Failure):
+class _Error(BaseModel):
     """Why a child could not prepare a recording."""
 
+    type: ErrorType
+    detail: str
     retryable: bool
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from common.connection import Client, connect
 from common.database import Database
+from common.group import consumer_name
 from common.health import Readiness, serve_health
 from common.keys import Keys
 from common.lease import LeaseKeeper
@@ -20,7 +21,7 @@ from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
 from common.process import unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
-from common.streams import JobStreams, ResultStream, consumer_name
+from common.streams import JobStreams, ResultStream
 
 if TYPE_CHECKING:
     from common.settings import Settings

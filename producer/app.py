@@ -139,7 +139,7 @@ def _gauge_refresher(parts: Parts) -> Callable[[], Awaitable[None]]:
                 return
             try:
                 async with asyncio.timeout(_GAUGES_LIMIT_S):
-                    parts.metrics.show_queue(await parts.queue.stats(parts.settings.lease_ms))
+                    parts.metrics.show_queue(await parts.overview.stats(parts.settings.lease_ms))
             except Exception as exc:
                 if not server_is_away(exc):
                     log.exception("queue_uncounted")

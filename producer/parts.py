@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from common.dead import DeadLetters
+from common.overview import Overview
 from producer.bodies import Pace
 
 if TYPE_CHECKING:
@@ -33,6 +35,16 @@ class Parts:
     pace: Pace = field(default_factory=Pace)
     keep_alive_s: float = 15.0
     """Proxies close event streams on which nothing moves, mostly after 30 s or a minute."""
+
+    @property
+    def overview(self) -> Overview:
+        """The queue at a glance."""
+        return Overview(self.queue)
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The dead letters."""
+        return DeadLetters(self.queue)
 
 
 PARTS = web.AppKey("parts", Parts)

@@ -13,10 +13,9 @@ import orjson
 import structlog
 from aiohttp import web
 
-from common.connection import server_is_away
+from common.connection import library_is_missing, server_is_away
 from common.errors import JobError, Unavailable
 from common.logs import safe_text
-from common.scripts import library_is_missing
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler

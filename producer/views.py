@@ -10,7 +10,8 @@ import orjson
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from common.queue import DeadLetter, QueueStats
+    from common.dead import DeadLetter
+    from common.overview import QueueStats
     from common.records import Job
 
 

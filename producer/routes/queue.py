@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from common.dead import DeadLetter
 from common.logs import safe_text
-from common.queue import DeadLetter
 from producer import queries
 from producer.parts import PARTS, Parts
 from producer.problems import Problem
@@ -33,7 +33,7 @@ async def show(request: web.Request) -> web.Response:
     """Return what waits, runs and is dead, and the consumers."""
     queries.allow(request)
     parts = request.app[PARTS]
-    return answer(queue_view(await parts.queue.stats(parts.settings.lease_ms)))
+    return answer(queue_view(await parts.overview.stats(parts.settings.lease_ms)))
 
 
 async def show_dead(request: web.Request) -> web.Response:
@@ -42,7 +42,7 @@ async def show_dead(request: web.Request) -> web.Response:
     cursor = request.query.get("cursor", "")
     if not re.fullmatch(r"|[0-9]{1,19}-[0-9]{1,19}", cursor):
         raise Problem(400, "invalid_cursor", "cursor: expected the next_cursor of a page", param="cursor")
-    letters, following = await request.app[PARTS].queue.dead_letters(cursor, queries.limit(request))
+    letters, following = await request.app[PARTS].dead.page(cursor, queries.limit(request))
     return answer({"dead": [dead_view(letter) for letter in letters], "next_cursor": following})
 
 
@@ -56,7 +56,7 @@ async def revive(request: web.Request) -> web.Response:
     """Run one dead letter again."""
     queries.allow(request)
     letter = await _find(request)
-    if not await request.app[PARTS].queue.revive_dead(letter):
+    if not await request.app[PARTS].dead.revive(letter):
         raise _too_late(letter)
     return answer({"revived": 1, "ids": [letter.id]}, 202)
 
@@ -73,8 +73,8 @@ async def _revive_all(parts: Parts) -> list[str]:
     revived: list[str] = []
     after: str | None = ""
     while after is not None:
-        letters, after = await parts.queue.dead_letters(after, _REVIVED_AT_ONCE)
-        revived += [letter.id for letter in letters if await parts.queue.revive_dead(letter)]
+        letters, after = await parts.dead.page(after, _REVIVED_AT_ONCE)
+        revived += [letter.id for letter in letters if await parts.dead.revive(letter)]
     return revived
 
 
@@ -82,7 +82,7 @@ async def drop(request: web.Request) -> web.Response:
     """Forget one dead letter; a failed job stays failed."""
     queries.allow(request)
     parts, letter = request.app[PARTS], await _find(request)
-    if not await parts.queue.drop_dead(letter, parts.settings.job_ttl_s):
+    if not await parts.dead.drop(letter, parts.settings.job_ttl_s):
         raise _too_late(letter)
     return answer({"dropped": 1, "ids": [letter.id]})
 
@@ -90,7 +90,7 @@ async def drop(request: web.Request) -> web.Response:
 async def _find(request: web.Request) -> DeadLetter:
     # Not a job's id for certain: an entry added by hand may name anything.
     name = request.match_info["id"]
-    letter = await request.app[PARTS].queue.dead_letter(name)
+    letter = await request.app[PARTS].dead.find(name)
     if letter is None:
         raise Problem(404, "dead_letter_unknown", f"no dead letter {safe_text(repr(name), 150)}")
     return letter

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from common.entries import Settled
 from common.outcomes import Bury, Publish
 from common.queue import Cancellation, Submitted
 from common.records import Failure, JobSpec
-from common.streams import Settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from redis.asyncio import Redis
 
+    from common.entries import Entry, Task
     from common.outcomes import Verdict
     from common.queue import JobQueue
-    from common.streams import Entry, JobStreams, ResultStream, Task
+    from common.streams import JobStreams, ResultStream
 
 FAILURE = Failure(type="engine_failed", detail="the engine failed")
 FAILURE_JSON = FAILURE.model_dump_json()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.streams import Settled
+from common.entries import Settled
 from tests.integration.seeds import (
     BURY,
     FAILURE_JSON,

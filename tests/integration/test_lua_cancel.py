@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.entries import Settled
 from common.keys import RELEASED, TRANSCRIBERS
 from common.outcomes import Delay, Release
 from common.queue import Cancellation, JobQueue
 from common.scripts import call
-from common.streams import Settled
 from tests.integration.seeds import (
     FAILURE,
     FAILURE_JSON,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.entries import Settled
 from common.outcomes import Cancel
-from common.streams import Settled
 from tests.integration.seeds import begun, cancelling, counted, full_memory, rescued, result, settle
 from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.entries import Settled
 from common.outcomes import Delay
-from common.streams import Settled
 from tests.integration.seeds import (
     FAILURE,
     PUBLISH,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from common.entries import Settled
 from common.outcomes import Bury
 from common.records import Failure
-from common.streams import Settled
 from tests.integration.seeds import add_by_hand, begun, full_memory, read_one, result, settle, transcribed
 from tests.integration.state import ENTRY_ID, changes, whole_state
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.queue import DeadLetter, JobQueue
+from common.dead import DeadLetter, DeadLetters
+from common.queue import JobQueue
 from tests.integration.seeds import RACES, add_by_hand, both, failed, full_memory, queued, read_one, store_one
 from tests.integration.state import changes, whole_state
 
@@ -17,7 +18,7 @@ TTL_S = 3600
 
 
 async def letter_of(queue: JobQueue, name: str = "a") -> DeadLetter:
-    letter = await queue.dead_letter(name)
+    letter = await DeadLetters(queue).find(name)
     assert letter is not None
     return letter
 
@@ -31,7 +32,7 @@ async def test_a_dropped_job_stays_failed_until_its_time_to_live_is_over(
     letter = await letter_of(queue)
     before = await whole_state(redis)
 
-    assert await queue.drop_dead(letter, TTL_S)
+    assert await DeadLetters(queue).drop(letter, TTL_S)
     assert changes(before, await whole_state(redis)) == {"dead": [], "job:a.dead_id": None, "job:a expires": True}
     assert TTL_S - 60 <= await redis.ttl(queue.keys.job("a")) <= TTL_S
 
@@ -40,10 +41,10 @@ async def test_a_letter_that_is_gone_is_not_dropped_twice(queue: JobQueue, consu
     """An operator is told when another one was faster."""
     await failed(queue, consumer)
     letter = await letter_of(queue)
-    await queue.drop_dead(letter, TTL_S)
+    await DeadLetters(queue).drop(letter, TTL_S)
     before = await whole_state(redis)
 
-    assert not await queue.drop_dead(letter, TTL_S)
+    assert not await DeadLetters(queue).drop(letter, TTL_S)
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -51,10 +52,10 @@ async def test_a_letter_that_was_revived_is_not_dropped(queue: JobQueue, consume
     """A job that runs again must keep its hash."""
     await failed(queue, consumer)
     letter = await letter_of(queue)
-    await queue.revive_dead(letter)
+    await DeadLetters(queue).revive(letter)
     before = await whole_state(redis)
 
-    assert not await queue.drop_dead(letter, TTL_S)
+    assert not await DeadLetters(queue).drop(letter, TTL_S)
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -67,7 +68,7 @@ async def test_a_discarded_entry_is_dropped_without_touching_the_job_it_names(
     await consumer.begin([await read_one(consumer)])
     before = await whole_state(redis)
 
-    assert await queue.drop_dead(await letter_of(queue), TTL_S)
+    assert await DeadLetters(queue).drop(await letter_of(queue), TTL_S)
     assert changes(before, await whole_state(redis)) == {"dead": []}
 
 
@@ -78,7 +79,7 @@ async def test_of_two_who_drop_one_is_told_so(queue: JobQueue, consumer: JobStre
         await failed(queue, consumer, f"job-{number}")
         letter = await letter_of(queue, f"job-{number}")
 
-        assert await both(queue.drop_dead(letter, TTL_S), other.drop_dead(letter, TTL_S)) == {True, False}
+        assert await both(DeadLetters(queue).drop(letter, TTL_S), DeadLetters(other).drop(letter, TTL_S)) == {True, False}
 
 
 async def test_a_full_server_can_be_relieved_by_dropping(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
@@ -87,5 +88,5 @@ async def test_a_full_server_can_be_relieved_by_dropping(queue: JobQueue, consum
     letter = await letter_of(queue)
 
     async with full_memory(redis):
-        assert await queue.drop_dead(letter, TTL_S)
+        assert await DeadLetters(queue).drop(letter, TTL_S)
     assert await redis.xlen(queue.keys.dead) == 0

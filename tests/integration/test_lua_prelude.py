@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import common
+from common.entries import Entry, Settled
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS
 from common.scripts import call, library_source, load_library
-from common.streams import Entry, Settled
 from tests.integration.seeds import (
     FAILURE_JSON,
     PUBLISH,

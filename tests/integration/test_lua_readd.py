@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from common.queue import DeadLetter, JobQueue
+from common.dead import DeadLetter, DeadLetters
+from common.queue import JobQueue
 from common.scripts import call
 from tests.integration.seeds import RACES, add_by_hand, both, full_memory, read_one
 from tests.integration.state import ENTRY_ID, changes, whole_state
@@ -22,7 +23,7 @@ async def discarded(queue: JobQueue, consumer: JobStreams, job_id: str = "a") ->
     """Let an entry without a source be discarded."""
     await add_by_hand(queue.redis, queue.keys.lane("low"), id=job_id, colour="blue")
     assert await consumer.begin([await read_one(consumer)]) == []
-    letter = await queue.dead_letter(job_id)
+    letter = await DeadLetters(queue).find(job_id)
     assert letter is not None
     return letter
 
@@ -32,7 +33,7 @@ async def test_a_discarded_entry_comes_back_as_it_was(queue: JobQueue, consumer:
     letter = await discarded(queue, consumer)
     before = await whole_state(redis)
 
-    assert await queue.revive_dead(letter)
+    assert await DeadLetters(queue).revive(letter)
     assert changes(before, await whole_state(redis)) == {
         "dead": [],
         "jobs:low": [(ENTRY_ID, {"id": "a", "colour": "blue"})],
@@ -42,10 +43,10 @@ async def test_a_discarded_entry_comes_back_as_it_was(queue: JobQueue, consumer:
 async def test_a_letter_that_is_gone_adds_nothing(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
     """An operator who was too late must not add the entry a second time."""
     letter = await discarded(queue, consumer)
-    await queue.drop_dead(letter, 60)
+    await DeadLetters(queue).drop(letter, 60)
     before = await whole_state(redis)
 
-    assert not await queue.revive_dead(letter)
+    assert not await DeadLetters(queue).revive(letter)
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -67,7 +68,7 @@ async def test_of_two_who_revive_an_entry_one_does(
     for number in range(RACES):
         letter = await discarded(queue, consumer, f"job-{number}")
 
-        assert await both(queue.revive_dead(letter), other.revive_dead(letter)) == {True, False}
+        assert await both(DeadLetters(queue).revive(letter), DeadLetters(other).revive(letter)) == {True, False}
         await redis.xtrim(queue.keys.lane("low"), maxlen=0)
 
 
@@ -78,5 +79,5 @@ async def test_a_full_server_refuses_it(queue: JobQueue, consumer: JobStreams, r
 
     async with full_memory(redis):
         with pytest.raises(OutOfMemoryError):
-            await queue.revive_dead(letter)
+            await DeadLetters(queue).revive(letter)
         assert changes(before, await whole_state(redis)) == {}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.entries import Settled
 from common.keys import RELEASED
 from common.outcomes import Release
-from common.streams import Settled
 from tests.integration.seeds import (
     LATER_MS,
     begun,

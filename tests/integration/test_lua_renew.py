@@ -23,8 +23,9 @@ from tests.integration.state import changes, whole_state
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from common.entries import Entry
     from common.queue import JobQueue
-    from common.streams import Entry, JobStreams, ResultStream
+    from common.streams import JobStreams, ResultStream
 
 RENEWED, LOST, RETIRED, CANCEL = 1, 0, -1, -2
 

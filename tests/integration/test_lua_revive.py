@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from common.entries import Settled
 from common.queue import JobQueue, Revival
 from common.scripts import call
-from common.streams import Settled
 from tests.integration.seeds import (
     PUBLISH,
     RACES,

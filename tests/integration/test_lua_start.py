@@ -36,8 +36,9 @@ from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from common.entries import Entry
     from common.queue import JobQueue
-    from common.streams import Entry, JobStreams, ResultStream
+    from common.streams import JobStreams, ResultStream
 
 STRAY, CANCELLED = [2], [3]
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.dead import DeadLetters
+from common.entries import Settled
 from common.outcomes import Publish
-from common.streams import Settled
 from tests.integration.seeds import (
     begun,
     cancelled,
@@ -91,9 +92,9 @@ async def test_a_failure_whose_letter_was_dropped_lets_the_hash_expire(
 ) -> None:
     """An operator may be faster than the writer."""
     await failed(queue, consumer)
-    letter = await queue.dead_letter("a")
+    letter = await DeadLetters(queue).find("a")
     assert letter is not None
-    await queue.drop_dead(letter, 60)
+    await DeadLetters(queue).drop(letter, 60)
 
     assert await store_one(writer) is Settled.DONE
     assert (await whole_state(redis))["job:a expires"] is True

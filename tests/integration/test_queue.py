@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from common.dead import DeadLetters
 from common.keys import TRANSCRIBERS
 from common.outcomes import Cancel, Delay, Release
-from common.queue import Cancellation, ConsumerInfo, ConsumerState, QueueStats
+from common.overview import ConsumerInfo, ConsumerState, Overview, QueueStats
+from common.queue import Cancellation
 from common.records import PRIORITIES, State
 from tests.integration.seeds import (
     BURY,
@@ -37,7 +39,8 @@ from tests.until import until
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from common.queue import DeadLetter, JobQueue
+    from common.dead import DeadLetter
+    from common.queue import JobQueue
     from common.streams import JobStreams, ResultStream
 
 LEASE_MS = 10_000
@@ -69,7 +72,7 @@ async def test_a_job_that_cannot_be_read_hides_no_other(queue: JobQueue) -> None
 
     with capture_logs() as logs:
         found, _ = await queue.under_way(State.QUEUED, "1/", 10)
-        stats = await queue.stats(LEASE_MS)
+        stats = await Overview(queue).stats(LEASE_MS)
     assert [job.id for job in found] == ["b"]
     assert stats.queued["normal"] == 2
     assert {(line["event"], line["job_id"]) for line in logs} == {("job_unreadable", "a")}
@@ -80,7 +83,7 @@ async def test_a_job_that_cannot_be_read_hides_no_other(queue: JobQueue) -> None
 
 async def test_an_empty_queue_is_shown_as_empty(queue: JobQueue) -> None:
     """The first look of every new user."""
-    assert await queue.stats(LEASE_MS) == QueueStats(
+    assert await Overview(queue).stats(LEASE_MS) == QueueStats(
         queue="sttream",
         queued={"high": 0, "normal": 0, "low": 0},
         scheduled=0,
@@ -96,7 +99,7 @@ async def test_an_emptied_server_is_shown_as_empty(queue: JobQueue, redis: Redis
     """Metrics must not fail because streams and groups are gone: they are how an operator learns of it."""
     await redis.flushall()
 
-    stats = await queue.stats(LEASE_MS)
+    stats = await Overview(queue).stats(LEASE_MS)
     assert (stats.queued, stats.running, stats.consumers) == ({"high": 0, "normal": 0, "low": 0}, 0, ())
 
 
@@ -110,7 +113,7 @@ async def test_jobs_are_counted_where_they_are(queue: JobQueue, consumer: JobStr
         await queued(queue, f"l{number}", priority="low")
     await scheduled(queue, "later")
 
-    stats = await queue.stats(LEASE_MS)
+    stats = await Overview(queue).stats(LEASE_MS)
     assert stats.queued == {"high": 1, "normal": 0, "low": 3}
     assert (stats.scheduled, stats.running, stats.dead, stats.unstored) == (1, 1, 1, 2)
 
@@ -121,7 +124,7 @@ async def test_released_jobs_wait_and_are_counted_as_waiting(queue: JobQueue, co
         await settle(consumer, await running(queue, consumer, job_id), Release())
     await running(queue, consumer, "c")
 
-    stats = await queue.stats(LEASE_MS)
+    stats = await Overview(queue).stats(LEASE_MS)
     assert (stats.queued["normal"], stats.running) == (2, 1)
     assert [info.name for info in stats.consumers] == ["host-1-aaa"]
 
@@ -134,7 +137,7 @@ async def test_consumers_are_shown_with_their_jobs(queue: JobQueue, consumer: Jo
     await queued(queue, "c")
     await settle(rescuer, await begun(rescuer, await read_one(rescuer)), PUBLISH)
 
-    busy, idle = (await queue.stats(LEASE_MS)).consumers
+    busy, idle = (await Overview(queue).stats(LEASE_MS)).consumers
     assert busy == ConsumerInfo("host-1-aaa", "host", ConsumerState.RUNNING, ("a", "b"), busy.idle_s)
     assert idle == ConsumerInfo("host-2-bbb", "host", ConsumerState.IDLE, (), idle.idle_s)
     assert 0 <= busy.idle_s < LEASE_MS / 1000
@@ -145,11 +148,11 @@ async def test_a_consumer_silent_for_longer_than_the_lease_is_lost(queue: JobQue
     await running(queue, consumer)
 
     async def lost() -> bool:
-        [info] = (await queue.stats(0)).consumers
+        [info] = (await Overview(queue).stats(0)).consumers
         return info.state is ConsumerState.LOST and info.running == ("a",)
 
     await until(lost, within_s=5, what="the consumer is lost")
-    assert [info.state for info in (await queue.stats(LEASE_MS)).consumers] == [ConsumerState.RUNNING]
+    assert [info.state for info in (await Overview(queue).stats(LEASE_MS)).consumers] == [ConsumerState.RUNNING]
 
 
 @pytest.mark.parametrize("where", ["waiting", "released"])
@@ -166,7 +169,7 @@ async def test_the_oldest_waiting_job_is_found_on_any_lane(
     for job_id, waited_ms in (("runs", 90_000), ("old", 60_000)):
         await redis.hset(queue.keys.job(job_id), "queued_ms", await queue.now_ms() - waited_ms)
 
-    oldest_s = (await queue.stats(LEASE_MS)).oldest_queued_s
+    oldest_s = (await Overview(queue).stats(LEASE_MS)).oldest_queued_s
     assert oldest_s is not None
     assert 60 <= oldest_s < 80
 
@@ -176,7 +179,7 @@ async def test_an_entry_added_by_hand_waits_too(queue: JobQueue, redis: Redis) -
     await add_by_hand(redis, queue.keys.lane("low"), **fields())
     await add_by_hand(redis, queue.keys.lane("high"), hello="world")
 
-    stats = await queue.stats(LEASE_MS)
+    stats = await Overview(queue).stats(LEASE_MS)
     assert stats.queued == {"high": 1, "normal": 0, "low": 1}
     assert stats.oldest_queued_s is None
 
@@ -251,7 +254,7 @@ async def all_letters(queue: JobQueue, limit: int) -> list[DeadLetter]:
     letters: list[DeadLetter] = []
     after: str | None = ""
     while after is not None:
-        page, after = await queue.dead_letters(after, limit)
+        page, after = await DeadLetters(queue).page(after, limit)
         assert len(page) <= limit
         letters += page
     return letters
@@ -279,7 +282,7 @@ async def test_a_dead_letter_is_found_by_the_id_of_its_job(queue: JobQueue, cons
     await failed(queue, consumer, "a")
     await failed(queue, consumer, "b")
 
-    letter = await queue.dead_letter("a")
+    letter = await DeadLetters(queue).find("a")
     assert letter is not None
     assert (letter.id, letter.job_id) == ("a", "a")
 
@@ -289,7 +292,7 @@ async def test_a_discarded_entry_is_found_by_the_id_it_names(queue: JobQueue, co
     await queued(queue, "a", priority="low")
     await discarded(queue, consumer, id="a")
 
-    letter = await queue.dead_letter("a")
+    letter = await DeadLetters(queue).find("a")
     assert letter is not None
     assert (letter.id, letter.fields) == ("a", ("id", "a"))
 
@@ -300,7 +303,7 @@ async def test_an_entry_without_an_id_is_found_by_its_own(queue: JobQueue, consu
 
     [letter] = await all_letters(queue, 10)
     assert letter.id == letter.dead_id
-    assert await queue.dead_letter(letter.id) == letter
+    assert await DeadLetters(queue).find(letter.id) == letter
 
 
 @pytest.mark.parametrize("name", ["nobody", "alive", "0-1", "", "no job's id"])
@@ -309,7 +312,7 @@ async def test_there_is_no_dead_letter_of_what_is_not_dead(queue: JobQueue, cons
     await failed(queue, consumer, "dead")
     await queued(queue, "alive")
 
-    assert await queue.dead_letter(name) is None
+    assert await DeadLetters(queue).find(name) is None
 
 
 async def test_a_job_that_cannot_be_read_can_be_found_and_dropped(
@@ -320,11 +323,11 @@ async def test_a_job_that_cannot_be_read_can_be_found_and_dropped(
     await make_unreadable(queue, "a")
     assert await consumer.begin([await read_one(consumer)]) == []
 
-    letter = await queue.dead_letter("a")
+    letter = await DeadLetters(queue).find("a")
     assert letter is not None
     assert letter.reason == "entry_malformed"
-    assert not await queue.revive_dead(letter)
-    assert await queue.drop_dead(letter, 60)
+    assert not await DeadLetters(queue).revive(letter)
+    assert await DeadLetters(queue).drop(letter, 60)
     assert await all_letters(queue, 10) == []
     assert 0 < await redis.ttl(queue.keys.job("a")) <= 60
 
@@ -333,10 +336,10 @@ async def test_reviving_and_failing_again_leaves_one_letter(queue: JobQueue, con
     """A job that keeps failing must not fill the dead letters."""
     await failed(queue, consumer)
     for _ in range(3):
-        letter = await queue.dead_letter("a")
+        letter = await DeadLetters(queue).find("a")
         assert letter is not None
-        assert await queue.revive_dead(letter)
-        assert await queue.dead_letter("a") is None
+        assert await DeadLetters(queue).revive(letter)
+        assert await DeadLetters(queue).find("a") is None
         await settle(consumer, await begun(consumer, await read_one(consumer)), BURY)
 
     assert len(await all_letters(queue, 10)) == 1
@@ -351,7 +354,7 @@ async def test_a_letter_from_an_old_list_revives_nothing_twice(
     await queue.revive("a")
     before = await whole_state(redis)
 
-    assert not await queue.revive_dead(letter)
+    assert not await DeadLetters(queue).revive(letter)
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -422,7 +425,7 @@ async def test_consumers_of_another_group_are_not_ours(queue: JobQueue, redis: R
     await queued(queue)
     await redis.xreadgroup("spies", "spy", {queue.keys.lane("normal"): ">"})
 
-    stats = await queue.stats(LEASE_MS)
+    stats = await Overview(queue).stats(LEASE_MS)
     assert (stats.queued["normal"], stats.running, stats.consumers) == (1, 0, ())
     assert await redis.xgroup_destroy(queue.keys.lane("normal"), TRANSCRIBERS) == 1
-    assert (await queue.stats(LEASE_MS)).queued["normal"] == 1
+    assert (await Overview(queue).stats(LEASE_MS)).queued["normal"] == 1

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from common.dead import DeadLetters
 from common.errors import DataLost, JobError
 from common.keys import TRANSCRIBERS
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics
 from common.outcomes import Completed, Outcome
+from common.overview import Overview
 from common.records import Job, JobSpec, State
 from common.runner import Work
 from common.setup import Epoch
@@ -152,7 +154,7 @@ async def test_spent_attempts_end_in_a_dead_letter(stage_of, submit, reaches, qu
         job = await reaches("a", State.FAILED)
 
     assert handler.seen == ["a"] * 3
-    [letter], _ = await queue.dead_letters("", 10)
+    [letter], _ = await DeadLetters(queue).page("", 10)
     assert (letter.id, letter.reason) == ("a", "attempts_spent")
     assert job.error == letter.failure
     assert metrics.dead_letters.labels("attempts_spent")._value.get() == 1
@@ -204,7 +206,7 @@ async def test_a_full_stage_fetches_nothing(stage_of, submit, reaches, queue):
     async with stage_of(handler := Handler(never), slots=2, drain_s=0):
         await until(lambda: len(handler.seen) == 2, within_s=5, what="two jobs run")
         await asyncio.sleep(2 * LEASE_MS / 1000)  # the time in which a third would be taken
-        stats = await queue.stats(LEASE_MS)
+        stats = await Overview(queue).stats(LEASE_MS)
 
         assert handler.seen == ["a", "b"]
         assert stats.queued["normal"] == 3
@@ -374,7 +376,7 @@ async def test_a_malformed_entry_does_not_stop_the_loop(stage_of, submit, reache
     async with stage_of(Handler(done)):
         await reaches("a", State.TRANSCRIBED)
 
-    [letter], _ = await queue.dead_letters("", 10)
+    [letter], _ = await DeadLetters(queue).page("", 10)
     assert letter.reason == "entry_malformed"
     assert "field id and source missing (found hello)" in letter.failure.detail
 

@@ -9,12 +9,14 @@ import orjson
 import pytest
 from redis.exceptions import ResponseError
 
-from common.connection import group_is_missing, server_is_away
+from common.connection import group_is_missing, library_is_missing, server_is_away
+from common.dead import DeadLetters
+from common.entries import Entry, Settled
+from common.group import Group
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS
 from common.outcomes import Bury, Cancel, Delay, Publish, Release, RetryPolicy
+from common.overview import Overview
 from common.records import Failure, State
-from common.scripts import library_is_missing
-from common.streams import Entry, Group, Settled
 from tests.integration.seeds import (
     BURY,
     FAILURE,
@@ -67,7 +69,7 @@ async def test_no_more_entries_are_read_than_asked_for(queue: JobQueue, consumer
             await queued(queue, f"{priority}-{number}", priority=priority)
 
     assert len(await consumer.read(count, 1)) == count
-    assert (await queue.stats(10_000)).running == count
+    assert (await Overview(queue).stats(10_000)).running == count
 
 
 async def test_a_read_of_an_entry_that_arrives_takes_only_that_one(
@@ -146,7 +148,7 @@ async def test_an_entry_that_is_no_job_is_discarded_and_the_rest_begin(
 
     tasks = await consumer.begin(await consumer.read(10, 1))
     assert [task.id for task in tasks] == ["before", "after"]
-    [letter], _ = await queue.dead_letters("", 10)
+    [letter], _ = await DeadLetters(queue).page("", 10)
     assert letter.reason == "entry_malformed"
     assert complaint in letter.failure.detail
     assert "moved to dead letters without retry" in letter.failure.detail
@@ -333,7 +335,7 @@ async def test_a_delayed_job_whose_spec_says_nothing_is_queued_and_buried(
 
     await consumer.keep_house(LATER_MS)
     assert await consumer.begin(await consumer.read(10, 1)) == []
-    [letter], _ = await queue.dead_letters("", 10)
+    [letter], _ = await DeadLetters(queue).page("", 10)
     assert (letter.job_id, letter.reason) == ("a", "entry_malformed")
 
 
@@ -417,10 +419,10 @@ async def test_an_unstorable_result_can_be_revived(
     await transcribed(queue, consumer)
     [task] = await writer.begin(await writer.read(10, 1))
     await settle(writer, task, Bury(FAILURE, "result_unstorable"))
-    letter = await queue.dead_letter("a")
+    letter = await DeadLetters(queue).find("a")
     assert letter is not None
 
-    assert await queue.revive_dead(letter)
+    assert await DeadLetters(queue).revive(letter)
     [again] = await writer.begin(await writer.read(10, 1))
     assert again.entry.fields == task.entry.fields
     assert await settle(writer, again, Publish("", 0.0)) is Settled.DONE
@@ -457,7 +459,7 @@ async def test_a_failed_job_and_its_outcome_tell_the_same(
 ) -> None:
     """The dead letter, the job and the record are read by different people."""
     await failed(queue, consumer)
-    job, letter = await queue.job("a"), await queue.dead_letter("a")
+    job, letter = await queue.job("a"), await DeadLetters(queue).find("a")
     [task] = await writer.begin(await writer.read(1, 1))
 
     assert job is not None

@@ -18,7 +18,7 @@ from common.metrics import (
     ServiceMetrics,
     WriterMetrics,
 )
-from common.queue import ConsumerInfo, ConsumerState, QueueStats
+from common.overview import ConsumerInfo, ConsumerState, QueueStats
 
 DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
 SERVICES = {"producer": ProducerMetrics, "consumer": ConsumerMetrics, "writer": WriterMetrics}

@@ -347,7 +347,7 @@ async def test_a_kill_between_files_and_commit_leaves_no_row_without_files(
         (result("a", body=body("other", "secret")), "another job"),
         (result("a", body=body("a", "secret").replace("1.5", "NaN")), "body"),
         (result("a", body=body("a", "secret", source=7)), "source"),
-        (result("a", outcome="failed", body='{"type": "secret", "detail": "x"}'), "type"),
+        (result("a", outcome="failed", body='{"type": ["secret"], "detail": "x"}'), "type"),
         (result("a", outcome="failed", body="secret"), "JSON"),
     ],
 )

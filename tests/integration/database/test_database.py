@@ -125,7 +125,7 @@ async def test_postgresql_refuses_a_nul_character_for_what_it_is(postgres: Postg
     database = Database.open(postgres.new_database())
     await database.migrate()
     with pytest.raises(RecordRefused, match="22021") as refused:
-        await database.store([failed("a", detail="secret\0words")])
+        await database.store([failed("a", worker="secret\0words")])
     assert "secret" not in str(refused.value)
     await database.store([])
     await database.aclose()

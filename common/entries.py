@@ -1,0 +1,72 @@
+"""Entries on their way through a stage, and what a stage needs of its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from common.outcomes import RetryPolicy, Verdict
+    from common.records import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One delivery of a stream entry to this consumer. Its delivery count tells it from every other delivery."""
+
+    stream: str
+    entry_id: str
+    deliveries: int
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An entry that has begun: what the stage runs."""
+
+    entry: Entry
+    id: str
+    job: Job | None
+    """As it stands in Redis; None for a result whose job has no hash any more."""
+    attempts: int
+    policy: RetryPolicy
+    timeout_s: float | None
+
+
+class Settled(Enum):
+    """What became of a verdict."""
+
+    DONE = 1
+    LOST = 0
+    """Another consumer holds the entry: nothing was written."""
+    GONE = -1
+    """It was retired before, by a call whose reply was lost or by a cancellation: nothing was written."""
+    CANCELLED = 2
+    """A cancellation came first: the job is cancelled."""
+
+
+class StageStreams(Protocol):
+    """What a stage needs of its streams."""
+
+    async def create_groups(self) -> None:
+        """Create what is missing."""
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Return new entries, most urgent first; waits up to `block_ms` for one."""
+
+    async def rescue(self, count: int, min_idle_ms: int) -> list[Entry]:
+        """Take over abandoned entries."""
+
+    async def begin(self, entries: Sequence[Entry]) -> list[Task]:
+        """Return the entries that shall be worked on; the others are settled."""
+
+    async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:
+        """Carry out verdicts, in one round trip."""
+
+    def renewal(self, task: Task, progress: str) -> tuple[Any, ...]:
+        """Return the command that renews a task's entry."""
+
+    async def keep_house(self, gone_ms: int) -> None:
+        """Queue what is due; forget consumers that are gone."""

@@ -1,0 +1,121 @@
+"""A consumer group: read new entries, take over abandoned ones, fence. All parsing of stream replies is here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from common.connection import Client
+from common.entries import Entry
+from common.scripts import call, fcall
+
+if TYPE_CHECKING:
+    from common.records import Failure
+
+log = structlog.get_logger()
+
+
+def consumer_name() -> str:
+    """Return a name that no other process, and no other start of this one, has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Group:
+    """One consumer group over some streams, read by one consumer."""
+
+    def __init__(self, redis: Client, streams: Sequence[str], group: str, consumer: str) -> None:
+        self.redis = redis
+        self.streams = streams
+        self.group = group
+        self.consumer = consumer
+        self._cursors = dict.fromkeys(streams, "0-0")
+
+    async def create(self) -> None:
+        """Create the group at the first entry of each stream, so that none added before is left out."""
+        for stream in self.streams:
+            try:
+                await self.redis.xgroup_create(stream, self.group, id="0", mkstream=True)
+            except Exception as exc:
+                if "BUSYGROUP" not in str(exc):
+                    raise
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Return new entries: from the streams in order, and if all are empty from the first that gets one.
+
+        Args:
+            count: most entries; the blocking read may return up to as many from each stream.
+            block_ms: how long to wait.
+
+        Source: XREADGROUP command page: COUNT counts for each stream, so streams in order need a call each.
+        """
+        entries: list[Entry] = []
+        for stream in self.streams:
+            entries += await self._read({stream: ">"}, count - len(entries), None)
+            if len(entries) >= count:
+                return entries
+        return entries or await self._read(dict.fromkeys(self.streams, ">"), 1, block_ms)
+
+    async def _read(self, streams: dict[str, str], count: int, block_ms: int | None) -> list[Entry]:
+        reply = await self.redis.xreadgroup(self.group, self.consumer, streams, count=count, block=block_ms)
+        return [Entry(stream, entry_id, 1, fields) for stream, page in reply for entry_id, fields in page]
+
+    async def rescue(self, count: int, min_idle_ms: int) -> list[Entry]:
+        """Take over entries idle for `min_idle_ms`, a page of each stream, going on where the last call stopped.
+
+        Source: XAUTOCLAIM command page; t_stream.c, xautoclaimCommand (7.0): it looks at 10 x COUNT entries and
+        stops, so starting over each time would see the same live entries for ever.
+        """
+        entries: list[Entry] = []
+        for stream in self.streams:
+            if len(entries) >= count:
+                break
+            most = count - len(entries)
+            args: list[str | int] = [self.group, self.consumer, min_idle_ms, self._cursors[stream], most]
+            self._cursors[stream], page, deleted = await call(self.redis, "rescue", [stream], args)
+            entries += [Entry(stream, entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in page]
+            if deleted:
+                log.error(
+                    "entries_deleted_while_pending",
+                    stream=stream,
+                    entry_ids=deleted,
+                    next="their jobs run for ever: cancel them, then retry them",
+                )
+        return entries
+
+    async def forget(self, gone_ms: int) -> None:
+        """Remove consumers that have been silent for `gone_ms` and hold nothing."""
+        for stream in self.streams:
+            await call(self.redis, "forget", [stream], [self.group, gone_ms])
+
+    def fence(self, entry: Entry) -> list[str | int | float]:
+        """Return the arguments with which a function checks that the entry is still ours."""
+        return [self.group, self.consumer, entry.entry_id, entry.deliveries]
+
+    def discard(self, dead: str, entry: Entry, failure: Failure) -> tuple[Any, ...]:
+        """Return the command that moves an entry to the stream of dead letters as it was found."""
+        fields = orjson.dumps([part for pair in entry.fields.items() for part in pair]).decode()
+        args = [entry.fields.get("id", ""), failure.model_dump_json(), failure.type, fields]
+        return fcall("discard", [entry.stream, dead], [*self.fence(entry), *args])
+
+    async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
+def pairs(flat: Sequence[str]) -> dict[str, str]:
+    """Return the fields of a flat list, as functions and RESP2 give them."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
