@@ -113,19 +113,9 @@ class Overview:
 
     async def _holders(self, lane: str) -> dict[str, list[str]]:
         """Return the ids of the jobs pending on a lane, by consumer."""
-        try:
-            pending = await self._redis.xpending_range(lane, TRANSCRIBERS, "-", "+", _SHOWN_PENDING)
-        except Exception as exc:
-            if group_is_missing(exc):
-                return {}
-            raise
-        pipeline = self._redis.pipeline(transaction=False)
-        for entry in pending:
-            pipeline.xrange(lane, entry["message_id"], entry["message_id"])
         held: dict[str, list[str]] = {}
-        for entry, found in zip(pending, await pipeline.execute(), strict=True):
-            if found:
-                held.setdefault(entry["consumer"], []).append(found[0][1].get("id", entry["message_id"]))
+        for pending in await self._queue.pending(lane, "-", _SHOWN_PENDING):
+            held.setdefault(pending.consumer, []).append(pending.job_id or pending.entry_id)
         return held
 
     async def _oldest_queued_s(self, groups: Iterable[_Group], released: Sequence[str]) -> float | None:

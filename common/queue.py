@@ -5,10 +5,11 @@ The stages' side of the same streams is `common.streams`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from common.connection import Client
+from common.connection import Client, group_is_missing
 from common.keys import TRANSCRIBERS, Keys
 from common.records import Job, JobSpec, State, job_or_none
 from common.scripts import call
@@ -47,6 +48,16 @@ class Revival(Enum):
     NOT_ENDED = 0
     """Only failed and cancelled jobs can be revived."""
     UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An entry that a consumer holds."""
+
+    entry_id: str
+    consumer: str
+    job_id: str
+    """"" when the entry names none, or was deleted."""
 
 
 class JobQueue:
@@ -152,6 +163,8 @@ class JobQueue:
             start = int(after or 0)
             ids = await self.redis.zrange(self.keys.delayed, start, start + limit - 1)
             following = str(start + limit) if len(ids) == limit else None
+        elif state is State.RUNNING:
+            ids, following = await self._pending_page(after, limit)
         else:
             streams = [self.keys.results] if state is State.TRANSCRIBED else list(self.keys.lanes)
             ids, following = await self._stream_page(streams, after, limit)
@@ -167,6 +180,33 @@ class JobQueue:
         if len(page) == limit:
             return ids, f"{number}/{page[-1][0]}"
         return ids, f"{number + 1}/" if number + 1 < len(streams) else None
+
+    async def _pending_page(self, after: str, limit: int) -> tuple[list[str], str | None]:
+        """Return job ids of the pending entries after `<lane index>/<entry id>`, over one lane after another."""
+        index, _, last = after.partition("/")
+        number = int(index or 0)
+        page = await self.pending(self.keys.lanes[number], f"({last}" if last else "-", limit)
+        ids = [pending.job_id for pending in page]
+        if len(page) == limit:
+            return ids, f"{number}/{page[-1].entry_id}"
+        return ids, f"{number + 1}/" if number + 1 < len(self.keys.lanes) else None
+
+    async def pending(self, lane: str, first: str, limit: int) -> list[Pending]:
+        """Return the entries of a lane that consumers hold, lowest id first, from `first` on: `-`, or `(ID`."""
+        try:
+            page = await self.redis.xpending_range(lane, TRANSCRIBERS, first, "+", limit)
+        except Exception as exc:
+            if group_is_missing(exc):
+                return []
+            raise
+        pipeline = self.redis.pipeline(transaction=False)
+        for entry in page:
+            pipeline.xrange(lane, entry["message_id"], entry["message_id"])
+        entries = await pipeline.execute()
+        return [
+            Pending(entry["message_id"], entry["consumer"], found[0][1].get("id", "") if found else "")
+            for entry, found in zip(page, entries, strict=True)
+        ]
 
     async def now_ms(self) -> int:
         """Return the server's clock in ms since 1970."""

@@ -11,6 +11,8 @@ local EVENTS_KEPT = 10000
 
 -- What the fence says of an entry: ours, another consumer's (or another delivery's), or retired already.
 local OURS, LOST, GONE = 1, 0, -1
+-- What a settling function returns when a cancellation came first and ended the job.
+local CANCELLED = 2
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -56,6 +58,21 @@ local function end_cancelled(results, job, events, batch, id)
   publish(results, job, id, 'cancelled', '')
   redis.call('HDEL', job, 'cancel_requested')
   move(job, events, batch, id, 'cancelled', 'finished_ms', now_ms())
+end
+
+-- May this verdict be carried out? The fence, and a cancellation that came first: it ends the job whatever the verdict.
+-- Expects the order that all settling functions share: KEYS lane, job, events, results; ARGV group, consumer, entry id,
+-- delivery count, id.
+local function may_settle(keys, argv, batch)
+  local lane, job, events, results = keys[1], keys[2], keys[3], keys[4]
+  local group, consumer, entry_id, deliveries, id = argv[1], argv[2], argv[3], argv[4], argv[5]
+  local held = fence(lane, group, consumer, entry_id, deliveries)
+  if held == OURS and redis.call('HEXISTS', job, 'cancel_requested') == 1 then
+    end_cancelled(results, job, events, batch, id)
+    retire(lane, group, entry_id)
+    return CANCELLED
+  end
+  return held
 end
 
 -- Put a job's entry on its lane and note in the hash which entry it is: any other entry of that id is a stray.

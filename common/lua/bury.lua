@@ -6,16 +6,11 @@
 -- Runs at maxmemory too. Cost O(log P), P = pending entries of the group. Server 7.0 or later.
 local function bury(keys, argv)
   local lane, job, events, results, dead, batch = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6]
-  local group, consumer, entry_id, deliveries, id = argv[1], argv[2], argv[3], argv[4], argv[5]
+  local group, entry_id, id = argv[1], argv[3], argv[5]
   local failure, reason = argv[6], argv[7]
-  local held = fence(lane, group, consumer, entry_id, deliveries)
+  local held = may_settle(keys, argv, batch)
   if held ~= OURS then return held end
 
-  if redis.call('HEXISTS', job, 'cancel_requested') == 1 then
-    end_cancelled(results, job, events, batch, id)
-    retire(lane, group, entry_id)
-    return 2
-  end
   publish(results, job, id, 'failed', failure)
   local dead_id = redis.call('XADD', dead, '*', 'id', id, 'reason', reason, 'error', failure)
   retire(lane, group, entry_id)

@@ -79,7 +79,10 @@ async def test_of_two_who_drop_one_is_told_so(queue: JobQueue, consumer: JobStre
         await failed(queue, consumer, f"job-{number}")
         letter = await letter_of(queue, f"job-{number}")
 
-        assert await both(DeadLetters(queue).drop(letter, TTL_S), DeadLetters(other).drop(letter, TTL_S)) == {True, False}
+        assert await both(DeadLetters(queue).drop(letter, TTL_S), DeadLetters(other).drop(letter, TTL_S)) == {
+            True,
+            False,
+        }
 
 
 async def test_a_full_server_can_be_relieved_by_dropping(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
