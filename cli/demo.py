@@ -16,7 +16,7 @@ import click
 
 from cli import parameters
 from cli.exits import FAILED, INTERRUPTED
-from cli.output import console_of, print_json, progress_bar, seconds, shown
+from cli.output import console_of, own_command, print_json, progress_bar, seconds, shown
 from cli.submit import absolute, told_end
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _print_further(plan: Plan, data_dir: Path, clips: list[Clip]) -> None:
 Transcripts (json, txt, srt, vtt, tsv): {plan.data.results}
 
 To look further, start the same data again:
-  sttream up --data-dir {shlex.quote(str(data_dir))} --audio {shlex.quote(str(clips[0].path.parent))}
+  {own_command()} up --data-dir {shlex.quote(str(data_dir))} --audio {shlex.quote(str(clips[0].path.parent))}
 and in another terminal:
   curl '{url}/v1/jobs/{job_id}/transcript?format=srt'
   curl {url}/v1/queue

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,3 +106,11 @@ def seconds(value: float | None) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def own_command() -> str:
+    """Return what a user types to call this command again: its name, or its path where that is not on PATH."""
+    called = Path(sys.argv[0])
+    if shutil.which("sttream") or called.name != "sttream":
+        return "sttream"
+    return os.path.relpath(called)

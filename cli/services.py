@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import parameters
-from cli.output import print_json, print_table
+from cli.output import own_command, print_json, print_table
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -79,7 +79,7 @@ sttream is ready    {plan.url}    Ctrl-C stops it
   transcripts       {plan.data.results}
   model             {settings.model} on {settings.device}
 
-  sttream submit FILE --wait --url {plan.url}
+  {own_command()} submit FILE --wait --url {plan.url}
   curl -F file=@FILE {plan.url}/v1/jobs
   redis-cli -p {plan.redis_port} XPENDING '{{{settings.queue}}}:jobs:normal' transcribers
 """

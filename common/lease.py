@@ -44,6 +44,8 @@ class Ended(StrEnum):
     """The job is over its time limit."""
     STALLED = "stalled"
     """The work showed no progress for too long."""
+    HANDED_BACK = "handed_back"
+    """This process stops; the entry is still ours to release."""
 
 
 class Lease:
@@ -159,13 +161,15 @@ class LeaseKeeper:
 
     def renew_all(self) -> None:
         """Renew every lease in one round trip, and end those that are spent, lost or cancelled."""
-        with self._lock:
-            leases = list(self._leases)
-        for lease in leases:
+        for lease in self._held():
             why = lease.spent()
             if why is not None:
                 self._end(lease, why)
-        self._renew([lease for lease in leases if lease.ended is None])
+        self._renew(self._held())
+
+    def _held(self) -> list[Lease]:
+        with self._lock:
+            return list(self._leases)
 
     def _renew(self, leases: Iterable[Lease]) -> None:
         commands = [(lease, lease.next_command()) for lease in leases]
@@ -181,7 +185,7 @@ class LeaseKeeper:
                 self._end(lease, Ended.LOST)
             elif reply == _CANCEL:
                 lease.renewed(command)
-                lease.end(Ended.CANCELLED)  # still held: renewed until it is settled
+                lease.end(Ended.CANCELLED)  # still held, and renewed until it is settled
             elif reply == _RENEWED:
                 lease.renewed(command)
         if errors:

@@ -95,14 +95,12 @@ class Runner:
         self._stall_s = stall_s
         self._clock = keeper.clock
         self._rng = random.Random()  # noqa: S311 jitter is no secret
-        self._handling: set[asyncio.Task[Outcome]] = set()
-        self._draining = False
+        self._handled: set[Lease] = set()
 
     def hand_back_all(self) -> None:
         """End all work that still runs; what it held goes to other consumers at once."""
-        self._draining = True
-        for handling in self._handling:
-            handling.cancel()
+        for lease in list(self._handled):
+            lease.end(Ended.HANDED_BACK)
 
     async def run(self, task: Task) -> None:
         """Carry one entry from its start to its settlement."""
@@ -140,7 +138,7 @@ class Runner:
         work.lease.on_end = lambda: loop.call_soon_threadsafe(handling.cancel)
         if work.lease.over:  # it ended before there was anything to cancel
             handling.cancel()
-        self._handling.add(handling)
+        self._handled.add(work.lease)
         try:
             done, _ = await asyncio.wait({handling}, timeout=task.timeout_s)
             if not done:
@@ -148,7 +146,7 @@ class Runner:
                 handling.cancel()
                 await asyncio.wait({handling})
         finally:
-            self._handling.discard(handling)
+            self._handled.discard(work.lease)
         return self._conclude(handling, work)
 
     def _conclude(self, handling: asyncio.Task[Outcome], work: Work) -> Outcome | None:
@@ -159,7 +157,7 @@ class Runner:
                 return Cancelled()
             case Ended.EXPIRED:
                 return Retry(Failure(type="timed_out", detail=_timed_out(work.task)))
-            case None if self._draining:
+            case Ended.HANDED_BACK:
                 return HandedBack()
             case _:
                 return None

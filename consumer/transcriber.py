@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import JobError
-from common.outcomes import Cancelled, Completed, Outcome
+from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
 from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech, total_seconds
@@ -73,8 +73,9 @@ class Transcriber:
             at = self._clock()
             try:
                 texts = await self._transcribe(work, chunks, recording)
-            except ChunkAbandoned:
-                return Cancelled()
+            except ChunkAbandoned as exc:
+                # The engine saw the end of the lease before the stage's cancellation arrived; the stage knows why.
+                raise asyncio.CancelledError from exc
             transcribe_s = self._clock() - at
             duration_s = recording.duration_s
         took_s = self._clock() - started

@@ -420,3 +420,31 @@ async def test_an_emptied_server_stops_the_stage(stage_of, redis, keys):
         with pytest.raises(ExceptionGroup) as caught:
             running.result()
     assert caught.group_contains(DataLost)
+
+
+@pytest.mark.parametrize("stop", ["drain", "time limit", "cancellation"])
+async def test_a_handler_that_stops_by_itself_when_its_lease_ends_is_understood(stage_of, submit, reaches, queue, stop):
+    """The engine's thread sees the end of a lease first: a drain must not turn into a cancelled job."""
+    await submit(
+        "a", spec=SPEC.model_copy(update={"max_attempts": 1, "timeout_s": 0.3 if stop == "time limit" else 60})
+    )
+
+    async def do(work: Work) -> Outcome:
+        while not work.lease.over:
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    async with stage_of(Handler(do), drain_s=0):
+        await reaches("a", State.RUNNING)
+        if stop == "cancellation":
+            await queue.cancel("a")
+        if stop != "drain":
+            await until(lambda: _ended(queue, "a"), within_s=5, what="the job has ended")
+
+    job = await queue.job("a")
+    ends = {"drain": State.QUEUED, "time limit": State.FAILED, "cancellation": State.CANCELLED}
+    assert job.state is ends[stop]
+
+
+async def _ended(queue, job_id):
+    return (await queue.job(job_id)).terminal
