@@ -91,7 +91,7 @@ def producer() -> None:
     from common.process import run_service
     from producer.app import serve
 
-    _exit(run_service("producer", serve, _settings()))
+    run_service("producer", serve, _settings())
 
 
 @click.command()
@@ -100,7 +100,7 @@ def consumer() -> None:
     from common.process import run_service
     from consumer.service import serve_consumer
 
-    _exit(run_service("consumer", serve_consumer, _settings()))
+    run_service("consumer", serve_consumer, _settings())
 
 
 @click.command()
@@ -109,7 +109,7 @@ def writer() -> None:
     from common.process import run_service
     from consumer.service import serve_writer
 
-    _exit(run_service("writer", serve_writer, _settings()))
+    run_service("writer", serve_writer, _settings())
 
 
 @click.command()
@@ -134,7 +134,7 @@ async def _set_up(settings: Settings) -> None:
         try:
             # The services wait for a server that is away; a person wants to know.
             await redis.ping()
-            await database.ping()
+            await database.migrate()
         except Exception as exc:
             if not server_is_away(exc):
                 raise
@@ -184,7 +184,3 @@ def _settings() -> Settings:
     from common.settings import load_settings
 
     return load_settings()
-
-
-def _exit(code: int) -> None:
-    click.get_current_context().exit(code)

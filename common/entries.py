@@ -42,7 +42,7 @@ class Settled(Enum):
     LOST = 0
     """Another consumer holds the entry: nothing was written."""
     GONE = -1
-    """It was retired before, by a call whose reply was lost or by a cancellation: nothing was written."""
+    """It was retired before: by a call whose reply was lost, a cancellation, another consumer. Nothing was written."""
     CANCELLED = 2
     """A cancellation came first: the job is cancelled."""
 

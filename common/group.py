@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from common.connection import Client
+from common.connection import Client, blames_the_server, group_is_missing
 from common.entries import Entry
 from common.scripts import call, fcall
 
@@ -39,11 +39,23 @@ class Group:
     async def create(self) -> None:
         """Create the group at the first entry of each stream, so that none added before is left out."""
         for stream in self.streams:
+            if await self._exists(stream):
+                continue
             try:
                 await self.redis.xgroup_create(stream, self.group, id="0", mkstream=True)
             except Exception as exc:
-                if "BUSYGROUP" not in str(exc):
+                if "BUSYGROUP" not in str(exc):  # another process was faster
                     raise
+
+    async def _exists(self, stream: str) -> bool:
+        """Look before creating: a server at maxmemory refuses the creation even of what is there."""
+        try:
+            groups = await self.redis.xinfo_groups(stream)
+        except Exception as exc:
+            if group_is_missing(exc):
+                return False
+            raise
+        return any(group["name"] == self.group for group in groups)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Return new entries: from the streams in order, and if all are empty from the first that gets one.
@@ -105,13 +117,25 @@ class Group:
 
     async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""
+        replies = await self.call_each(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def call_each(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Send many commands in one round trip; an error that blames one of them is its reply.
+
+        Raises:
+            Exception: the server is away, or does not hold the group or the library: that blames none of them.
+        """
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and blames_the_server(reply):
                 raise reply
         return replies
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,7 +60,7 @@ class Lease:
         Args:
             renewal: makes the renewing command.
             limit_s: seconds after which the lease is let go; None for no limit.
-            stall_s: seconds without a report after which it is let go; None for no limit.
+            stall_s: seconds without a sign of life in a step after which it is let go; None for no limit.
             clock: monotonic seconds.
         """
         self.renewal = renewal
@@ -68,7 +69,7 @@ class Lease:
         self._clock = clock
         self._deadline = None if limit_s is None else clock() + limit_s + TIME_LIMIT_GRACE_S
         self._stall_s = stall_s
-        self._reported_at = clock()
+        self._steps: dict[object, float] = {}
         self.progress = 0.0
         self._sent = "0.000"
 
@@ -78,8 +79,7 @@ class Lease:
         return self.ended is not None
 
     def report(self, progress: float) -> None:
-        """Say how far the work is, from 0 to 1. Also the sign that it is alive."""
-        self._reported_at = self._clock()
+        """Say how far the work is, from 0 to 1."""
         self.progress = min(max(progress, 0.0), 1.0)
 
     def add(self, share: float) -> None:
@@ -98,9 +98,27 @@ class Lease:
         now = self._clock()
         if self._deadline is not None and now > self._deadline:
             return Ended.EXPIRED
-        if self._stall_s is not None and now - self._reported_at > self._stall_s:
+        oldest_sign_s = min(self._steps.copy().values(), default=now)
+        if self._stall_s is not None and now - oldest_sign_s > self._stall_s:
             return Ended.STALLED
         return None
+
+    @contextmanager
+    def step(self) -> Iterator[Callable[[], None]]:
+        """Do a step that may hang, in any thread; call what is yielded as a sign of life.
+
+        Time between steps does not count: waiting for a decoder or an engine that others use is no stall.
+        """
+        key = object()
+
+        def alive() -> None:
+            self._steps[key] = self._clock()
+
+        alive()
+        try:
+            yield alive
+        finally:
+            del self._steps[key]
 
     def next_command(self) -> tuple[Any, ...]:
         """Return the renewing command, with the progress if it changed since the last one that arrived."""

@@ -7,8 +7,9 @@ import contextlib
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 
@@ -26,37 +27,54 @@ class Stopped(Exception):
     """The process was asked to stop before it had begun its work."""
 
 
-def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> int:
-    """Run one service until SIGTERM or SIGINT, and return its exit code.
+def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> NoReturn:
+    """Run one service until SIGTERM or SIGINT, and end the process.
+
+    Exit code: 0 stopped as asked, 1 it failed, 2 wrong settings, 3 something it needs cannot be reached.
 
     Args:
         name: bound to each log line as `service`.
         serve: runs until the event it is given is set, then drains.
         settings: handed to `serve`.
-
-    Returns:
-        0 stopped as asked, 1 it failed, 2 wrong settings, 3 something it needs cannot be reached.
     """
     configure_logs(settings, name)
     structlog.contextvars.bind_contextvars(service=name)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_and_leave(serve, settings))
+    raise AssertionError("unreachable: the process has ended")
+
+
+async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> NoReturn:
+    """Serve, and end the process from inside: closing the event loop would wait for every busy thread.
+
+    A model that is being downloaded, or a chunk of a job that was handed back, may take minutes; nobody waits for it.
+    """
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve_until_signalled(serve, settings))
+        with contextlib.suppress(Stopped):
+            await serve(settings, _stop_on_signals())
     except Exception as error:
-        causes = list(_causes(error))
-        code = max((_EXIT_CODES.get(type(cause), 1) for cause in causes), default=1)
-        if all(isinstance(cause, SttreamError) for cause in causes):
-            log.error("service_failed", error="; ".join(str(cause) for cause in causes), exit_code=code)
-        else:
-            log.exception("service_failed", exit_code=code)
-        return code
-    log.info("service_stopped")
-    return 0
+        code = _explain(error)
+    else:
+        log.info("service_stopped")
+        code = 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-async def _serve_until_signalled(
-    serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings
-) -> None:
+def _explain(error: Exception) -> int:
+    """Log why the service failed and return its exit code."""
+    causes = list(_causes(error))
+    code = max((_EXIT_CODES.get(type(cause), 1) for cause in causes), default=1)
+    if all(isinstance(cause, SttreamError) for cause in causes):
+        log.error("service_failed", error="; ".join(str(cause) for cause in causes), exit_code=code)
+    else:
+        log.error("service_failed", exit_code=code, exc_info=error)
+    return code
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; the second ends the process."""
     stop = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
@@ -69,8 +87,7 @@ async def _serve_until_signalled(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    with contextlib.suppress(Stopped):
-        await serve(settings, stop)
+    return stop
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

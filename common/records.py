@@ -129,7 +129,7 @@ class Job(BaseModel):
         spec = JobSpec.model_validate_json(values.pop("spec"))
         if "error" in values:
             values["error"] = Failure.model_validate_json(values["error"])
-        return cls(id=job_id, spec=spec, **values)
+        return cls.model_validate({**values, "id": job_id, "spec": spec})
 
     @property
     def terminal(self) -> bool:

@@ -183,6 +183,9 @@ class Runner:
             self._metrics.leases_lost.inc()
             log.warning("lease_lost", why=Ended.LOST, next="another consumer has the entry; nothing was written")
             return
+        if settled is Settled.GONE:
+            log.warning("entry_settled_before", next="nothing was written: settled here, unheard, or elsewhere")
+            return
         carried_out = Cancel() if settled is Settled.CANCELLED else verdict
         self._metrics.jobs_settled.labels(carried_out.NAME).inc()
         told = {"outcome": carried_out.NAME, "took_s": round(took_s, 3)}

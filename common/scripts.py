@@ -1,7 +1,7 @@
 """The function library: every change of state, in Lua, run by the server as one step.
 
 The library's name holds a digest of its text. Two versions of sttream therefore never call each other's functions,
-and a process that finds its library missing simply loads it.
+and a process that finds its library missing loads it when it starts again.
 """
 
 from __future__ import annotations

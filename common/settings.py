@@ -81,6 +81,20 @@ class Settings(BaseSettings):
         "auto", description="`auto`: console on a terminal, else JSON."
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://HOST:PORT/DB, rediss://… or unix://PATH")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_scheme(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("sqlite", "postgresql", "postgres")):
+            raise ValueError("expected sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE")
+        return value
+
     @field_validator("audio_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
@@ -99,7 +113,8 @@ class Settings(BaseSettings):
     def _two_renewals_may_fail(self) -> Self:
         if 3 * self.renew_ms > self.lease_ms:
             raise ValueError(
-                f"renew_ms={self.renew_ms} leaves no room for two failed renewals within lease_ms={self.lease_ms}; "
+                f"STTREAM_RENEW_MS={self.renew_ms} leaves no room for two failed renewals within "
+                f"STTREAM_LEASE_MS={self.lease_ms}; "
                 f"use {self.lease_ms // 3} or less"
             )
         return self
@@ -142,7 +157,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Settings.model_validate({field: value for field, (value, _) in found.items()})
     except ValidationError as exc:
         problems = "; ".join(_describe(error, found) for error in exc.errors())
-        raise SettingsError(f"wrong settings: {problems}. The process does not start.") from exc
+        raise SettingsError(f"wrong settings: {problems}") from exc
 
 
 def origins(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -190,9 +205,10 @@ def _nearest(variable: str, fields: Iterable[str]) -> str:
 
 
 def _describe(error: ErrorDetails, found: Mapping[str, tuple[str, str]]) -> str:
+    message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
-        return error["msg"]
+        return message
     field = str(error["loc"][0])
     text, variable = found.get(field, ("", variable_of(field)))
     shown = "hidden" if "SecretStr" in str(Settings.model_fields[field].annotation) else repr(text)
-    return f"{variable}: {error['msg']} (found {shown})"
+    return f"{variable}: {message} (found {shown})"

@@ -48,7 +48,8 @@ class Epoch:
     @classmethod
     async def begin(cls, redis: Client, keys: Keys) -> Epoch:
         """Read the epoch, and write one on a server that has none."""
-        await redis.set(keys.epoch, secrets.token_hex(8), nx=True)
+        if not await redis.exists(keys.epoch):  # a server at maxmemory refuses to set even what is there
+            await redis.set(keys.epoch, secrets.token_hex(8), nx=True)
         return cls(redis, keys, str(await redis.get(keys.epoch)))
 
     async def check(self) -> None:

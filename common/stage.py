@@ -7,6 +7,7 @@ entries come in and how the stage ends; `common.runner` is one entry's way throu
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ class Stage:
         self._taking = asyncio.Lock()
         self._outage = Outage(f"streams of the {settings.name} stage")
         self._sweep_every_s = settings.lease_ms / 1000 / _SWEEPS_A_LEASE
-        self._rescue_from_s = self._clock()
+        # Services restart together after an outage: whoever lives renews within a third of the lease.
+        self._rescue_from_s = self._clock() + settings.lease_ms / 3000
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain.
@@ -159,12 +161,13 @@ class Stage:
             await self._check_data()
             await self._streams.create_groups()
         elif server_is_away(error):
+            self._rescue_from_s = math.inf
             await asyncio.sleep(self._outage.failed(error))
         else:
             raise error
 
     async def _after_outage(self) -> None:
-        """Let the others renew first: idle time counts the outage too, so live entries look abandoned."""
+        """Let the others renew before rescuing: idle time counts the outage too, so live entries look abandoned."""
         self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
         await self._check_data()
 

@@ -61,7 +61,7 @@ class JobStreams:
                 calls.append((entry, self._spec_of(entry)))
             except ValueError as exc:
                 await self._discard(entry, _complaint(entry, exc))
-        replies = await self._group.call_all(self._start(entry, spec) for entry, spec in calls)
+        replies = await self._group.call_each(self._start(entry, spec) for entry, spec in calls)
         tasks = [await self._task(entry, reply) for (entry, _), reply in zip(calls, replies, strict=True)]
         return [task for task in tasks if task is not None]
 
@@ -81,7 +81,10 @@ class JobStreams:
         keys = [*self._job_keys(entry.stream, entry.fields["id"]), self.keys.results, *self._batch_key(entry)]
         return fcall("start", keys, [*self._group.fence(entry), entry.fields["id"], spec.to_json()])
 
-    async def _task(self, entry: Entry, reply: list[Any]) -> Task | None:
+    async def _task(self, entry: Entry, reply: list[Any] | Exception) -> Task | None:
+        if isinstance(reply, Exception):
+            await self._discard(entry, _complaint(entry, ValueError(f"its job cannot be started: {reply}")))
+            return None
         if reply[0] != 1:
             return None
         job_id = entry.fields["id"]
@@ -127,10 +130,12 @@ class JobStreams:
 
     async def keep_house(self, gone_ms: int) -> None:
         """Queue delayed jobs that are due; forget consumers that are gone."""
-        await self._promote()
+        while await self._promote() == _PROMOTED_AT_ONCE:
+            pass
         await self._group.forget(gone_ms)
 
-    async def _promote(self) -> None:
+    async def _promote(self) -> int:
+        """Queue a page of delayed jobs that are due, and return how many were."""
         redis, keys = self._group.redis, self.keys
         seconds, microseconds = await redis.time()
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
@@ -143,6 +148,7 @@ class JobStreams:
             promoted = [keys.delayed, keys.lane(where.priority), keys.job(job_id), keys.events, *batch]
             commands.append(fcall("promote", promoted, [job_id, where.source, where.batch_id or ""]))
         await self._group.call_all(commands)
+        return len(due)
 
     async def _discard(self, entry: Entry, failure: Failure) -> None:
         await self._group.call_all([self._group.discard(self.keys.dead, entry, failure)])
@@ -176,12 +182,16 @@ class ResultStream:
     async def begin(self, entries: Sequence[Entry]) -> list[Task]:
         """Fetch the job of each result; one whose job has no hash any more is stored all the same."""
         ids = [entry.fields.get("id", "") for entry in entries]
-        hashes = await self._group.call_all(("HGETALL", self.keys.job(job_id)) for job_id in ids)
+        hashes = await self._group.call_each(("HGETALL", self.keys.job(job_id)) for job_id in ids)
         # As often as it takes: a limit would turn an outage of the database into lost transcripts.
         policy = RetryPolicy(max_attempts=None, delay_s=0)
+        jobs = [
+            None if isinstance(fields, Exception) else job_or_none(job_id, fields)
+            for job_id, fields in zip(ids, hashes, strict=True)
+        ]
         return [
-            Task(entry, job_id, job_or_none(job_id, fields), entry.deliveries, policy, None)
-            for entry, job_id, fields in zip(entries, ids, hashes, strict=True)
+            Task(entry, job_id, job, entry.deliveries, policy, None)
+            for entry, job_id, job in zip(entries, ids, jobs, strict=True)
         ]
 
     async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from common.lease import Lease
     from common.settings import Settings
     from consumer.chunks import Chunk
 
@@ -65,7 +67,6 @@ class Engine:
         """Jobs that keep it busy: on a GPU the next ones are decoded meanwhile, on a CPU that gains nothing."""
         self._model = model
         self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="engine")
-        self._submitted = 0
 
     @classmethod
     def load(cls, settings: Settings) -> Self:
@@ -95,11 +96,6 @@ class Engine:
         """Stop taking chunks; those that run end in their threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def backlog(self) -> int:
-        """Chunks handed over that no thread has taken up yet."""
-        return max(0, self._submitted - self.at_a_time)
-
     def check(self, options: Options) -> None:
         """Refuse what this model cannot do, instead of doing something else.
 
@@ -116,32 +112,52 @@ class Engine:
                 "(STTREAM_MODEL) or leave the option out",
             )
 
-    async def transcribe(
-        self, chunk: Chunk, recording: NDArray[np.int16], options: Options, abandoned: Callable[[], bool]
-    ) -> ChunkText:
+    async def transcribe(self, chunk: Chunk, recording: NDArray[np.int16], options: Options, lease: Lease) -> ChunkText:
         """Transcribe one chunk in a thread of the engine.
 
         Args:
             chunk: which part of the recording.
             recording: shape (samples,), 16 kHz mono.
             options: what the job asks for; `mode` and `vad` are the caller's business.
-            abandoned: asked between segments; True ends the work.
+            lease: gets a sign of life with each segment; when it is over, the work ends there.
 
         Raises:
-            ChunkAbandoned: it was.
+            ChunkAbandoned: the lease is over.
             JobError: engine_failed; another attempt may help.
         """
-        self._submitted += 1
         loop = asyncio.get_running_loop()
+        gone = threading.Event()
+
+        def over() -> bool:
+            return gone.is_set() or lease.over
+
         try:
             return await loop.run_in_executor(
-                self._threads, self._transcribe, chunk, chunk.audio(recording), options, abandoned
+                self._threads, self._transcribe, chunk, chunk.audio(recording), options, lease, over
             )
         finally:
-            self._submitted -= 1
+            gone.set()  # nobody waits any more: a thread that still works on the chunk ends at its next segment
 
     def _transcribe(
-        self, chunk: Chunk, audio: NDArray[np.float32], options: Options, abandoned: Callable[[], bool]
+        self,
+        chunk: Chunk,
+        audio: NDArray[np.float32],
+        options: Options,
+        lease: Lease,
+        over: Callable[[], bool],
+    ) -> ChunkText:
+        if over():
+            raise ChunkAbandoned
+        with lease.step() as alive:
+            return self._decode(chunk, audio, options, alive, over)
+
+    def _decode(
+        self,
+        chunk: Chunk,
+        audio: NDArray[np.float32],
+        options: Options,
+        alive: Callable[[], None],
+        over: Callable[[], bool],
     ) -> ChunkText:
         spans = [{"start": span.start, "end": span.end} for span in chunk.spans]
         try:
@@ -149,7 +165,8 @@ class Engine:
             segments = []
             # The work is done while iterating: the library decodes 30 s, then yields their segments.
             for segment in restore_speech_timestamps(found, spans, SAMPLE_RATE_HZ):
-                if abandoned():
+                alive()
+                if over():
                     raise ChunkAbandoned
                 segments.append(_segment(segment))
         except (RuntimeError, ValueError, MemoryError) as exc:

@@ -31,6 +31,8 @@ from consumer.speech import SAMPLE_RATE_HZ, Span
 _START_LIMIT_S = 60.0
 # A process that closed its socket is about to end; its exit code says why.
 _LAST_WORDS_S = 5.0
+# A killed process that hangs in the kernel (a dead network disk) ends when the disk answers, which may be never.
+_KILL_LIMIT_S = 5.0
 # The spans of a day of speech are a hundredth of this.
 _LONGEST_ANSWER_BYTES = 16 * 1024 * 1024
 # The child inherits no variable, so no credentials: only where this code lies, and one thread for each library.
@@ -145,6 +147,7 @@ class PreparePool:
             detail = f"decoding took longer than {timeout_s:g} s; the decoder was killed. Tried again later."
             raise JobError("timed_out", detail, retryable=True) from exc
         except _ChildDied as exc:
+            await child.stop()  # one that gave an answer without sense still runs, and is not trusted again
             detail = f"the decoder process {exc}. Tried again, in case it was not the file's fault."
             raise JobError("decoder_crashed", detail, retryable=True) from exc
         except OSError as exc:
@@ -244,7 +247,12 @@ class _Child:
             self._process = self._connection = None
             if connection is not None:
                 connection.close()
-        return _how_it_ended(await process.wait()) if process is not None else "did not exist"
+        if process is None:
+            return "did not exist"
+        try:
+            return _how_it_ended(await asyncio.wait_for(process.wait(), _KILL_LIMIT_S))
+        except TimeoutError:
+            return "does not end: it waits for a disk"
 
     async def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
         """Send a request, to a new process if the last one ended while it had nothing to do."""

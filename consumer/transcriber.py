@@ -15,8 +15,9 @@ from common.errors import JobError
 from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
-from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech, total_seconds
+from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech
 from consumer.engine import ChunkAbandoned, ChunkText, renumbered
+from consumer.recognition import Recognition
 
 if TYPE_CHECKING:
     from common.metrics import ConsumerMetrics
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from consumer.engine import Engine
     from consumer.prepare import Prepared, PreparePool
 
-# The tail of the text so far that prompts the next chunk in sequential mode; the model keeps 223 tokens.
-_PROMPT_CHARACTERS = 600
 # How far a job is when its audio is ready; the rest is the engine's.
 _PREPARED = 0.05
 
@@ -51,12 +50,18 @@ class Transcriber:
         self._metrics = metrics
         self._clock = clock
         self._preparing = 0
+        self._chunks_left = 0
         self._changed = asyncio.Condition()
 
     async def hungry(self) -> None:
-        """Return when the engine will soon run out of work: what waits is less than it does at a time."""
+        """Return when the engine will soon run out of work: what waits for it is less than it does at a time."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._preparing + self._engine.backlog < self._engine.at_a_time)
+            await self._changed.wait_for(lambda: self._waiting < self._engine.at_a_time)
+
+    @property
+    def _waiting(self) -> int:
+        """Jobs being prepared, and chunks that no engine thread can have taken up yet."""
+        return self._preparing + max(0, self._chunks_left - self._engine.at_a_time)
 
     async def handle(self, work: Work) -> Outcome:
         """Transcribe one job.
@@ -67,17 +72,17 @@ class Transcriber:
         job = _job_of(work)
         self._engine.check(job.spec.options)
         started = self._clock()
-        async with self._prepared(work, job) as (recording, fetch_s, prepare_s):
-            work.lease.report(_PREPARED)
-            chunks = _chunks(recording, job.spec.options)
-            at = self._clock()
-            try:
-                texts = await self._transcribe(work, chunks, recording)
-            except ChunkAbandoned as exc:
-                # The engine saw the end of the lease before the stage's cancellation arrived; the stage knows why.
-                raise asyncio.CancelledError from exc
-            transcribe_s = self._clock() - at
-            duration_s = recording.duration_s
+        try:
+            async with self._prepared(work, job) as (recording, fetch_s, prepare_s):
+                work.lease.report(_PREPARED)
+                at = self._clock()
+                texts = await self._recognise(work, job.spec.options, recording)
+                transcribe_s, duration_s = self._clock() - at, recording.duration_s
+        except ChunkAbandoned as exc:
+            # The engine saw the end of the lease before the stage's cancellation arrived; the stage knows why.
+            raise asyncio.CancelledError from exc
+        finally:
+            await self._tell()
         took_s = self._clock() - started
         timings = Timings(
             queued_s=round(_waited_s(job), 3),
@@ -109,60 +114,30 @@ class Transcriber:
                 prepared = await self._pool.prepare(source.fd, vad=job.spec.options.vad, timeout_s=limit_s)
         finally:
             self._preparing -= 1
-            await self._tell()
         with prepared:
             yield prepared, fetched - at, self._clock() - fetched
 
-    async def _transcribe(self, work: Work, chunks: list[Chunk], recording: Prepared) -> list[ChunkText]:
-        """Transcribe all chunks: as many at a time as the engine does, or one after another in sequential mode.
+    async def _recognise(self, work: Work, options: Options, recording: Prepared) -> list[ChunkText]:
+        """Transcribe the recording's chunks, counted in `_chunks_left` until each is done.
 
-        Without a language the first chunk decides for the whole recording.
+        Counted before anything is awaited: in between `hungry` would see neither a job in preparation nor its chunks.
         """
-        options = _job_of(work).spec.options
-        if options.mode == "sequential":
-            return await self._one_by_one(work, chunks, recording, options)
-        texts: list[ChunkText] = []
-        if chunks and options.language is None:
-            texts.append(await self._chunk(work, chunks, 0, recording, options))
-            options = options.model_copy(update={"language": texts[0].language})
-        running = asyncio.Semaphore(self._engine.at_a_time)
+        chunks = _chunks(recording, options)
+        left = 1 if options.mode == "sequential" and chunks else len(chunks)
+        self._chunks_left += left
 
-        async def transcribe(index: int) -> ChunkText:
-            async with running:
-                return await self._chunk(work, chunks, index, recording, options)
+        async def done(share: float) -> None:
+            nonlocal left
+            work.lease.add(share * (1 - _PREPARED))
+            if options.mode != "sequential":
+                left -= 1
+                self._chunks_left -= 1
+                await self._tell()
 
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(transcribe(index)) for index in range(len(texts), len(chunks))]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures  # one failed chunk ends the job; the others were cancelled
-        return texts + [task.result() for task in tasks]
-
-    async def _one_by_one(
-        self, work: Work, chunks: list[Chunk], recording: Prepared, options: Options
-    ) -> list[ChunkText]:
-        """Transcribe chunks in order, each prompted with the end of the text before it."""
-        texts: list[ChunkText] = []
-        prompt = options.initial_prompt
-        for index in range(len(chunks)):
-            asked = options.model_copy(update={"initial_prompt": prompt})
-            texts.append(await self._chunk(work, chunks, index, recording, asked))
-            options = options.model_copy(update={"language": texts[0].language})
-            said = " ".join(segment.text for text in texts[-3:] for segment in text.segments)
-            prompt = said[-_PROMPT_CHARACTERS:] or options.initial_prompt
-        return texts
-
-    async def _chunk(
-        self, work: Work, chunks: list[Chunk], index: int, recording: Prepared, options: Options
-    ) -> ChunkText:
-        """Transcribe one chunk and report how far the job is."""
-        chunk = chunks[index]
-        try:
-            text = await self._engine.transcribe(chunk, recording.samples, options, lambda: work.lease.over)
+            return await Recognition(self._engine, work.lease, chunks, recording.samples, done).run(options)
         finally:
-            await self._tell()
-        work.lease.add(chunk.seconds / total_seconds(chunks) * (1 - _PREPARED))
-        return text
+            self._chunks_left -= left
 
     async def _tell(self) -> None:
         """Wake `hungry`: work has moved on."""

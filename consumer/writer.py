@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
+import structlog
 from pydantic import ValidationError
 
 from common.database import Database, RecordRefused, TerminalRecord
@@ -27,6 +28,8 @@ from consumer.files import open_results, sync_folder, write_files
 
 if TYPE_CHECKING:
     from common.metrics import WriterMetrics
+
+log = structlog.get_logger()
 
 # The source of a job of which Redis knows nothing any more, and whose result does not tell either.
 UNKNOWN_SOURCE: Final = "unknown"
@@ -99,10 +102,15 @@ class Writer:
         self._folder_open = False
         self._outage = Outage("storage of results")
         self._trouble: Unavailable | None = None
+        self._stuck = 0
+        """Results that the last try could not store."""
 
     async def hungry(self) -> None:
-        """Return when less than a batch waits; during an outage when nothing does."""
-        while len(self._pending) >= (self._max_batch if self._trouble is None else 1):
+        """Return when less than a batch waits; in trouble one more than what is stuck, to see whether it is over.
+
+        One result that cannot be filed must not keep all others from being stored.
+        """
+        while len(self._pending) >= min(self._max_batch, self._stuck + 1 if self._trouble else self._max_batch):
             self._committed.clear()
             await self._committed.wait()
 
@@ -152,6 +160,7 @@ class Writer:
             await self._commit(batch)
         except Unavailable as exc:
             self._trouble = exc
+            self._stuck = sum(not pending.settled.done() for pending in batch)
             self._folder_open = False
             await asyncio.sleep(self._outage.failed(exc))
         else:
@@ -192,6 +201,10 @@ class Writer:
             pending.settle(Reject(Failure(type=exc.type, detail=exc.detail)))
         except Unavailable as exc:
             return exc
+        except Exception as exc:
+            # A bug in a format must cost this one result, not every writer that meets it.
+            log.exception("result_unwritable", job_id=job.id)
+            pending.settle(Reject(Failure(type="result_unstorable", detail=f"writing failed: {type(exc).__name__}")))
         return None
 
     async def _store(self, batch: Sequence[_Pending]) -> None:

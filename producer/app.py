@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from common.connection import connect, server_is_away
+from common.connection import Client, connect, server_is_away
 from common.database import Database
-from common.errors import Unavailable
+from common.errors import SettingsError, Unavailable
 from common.health import Readiness, health_routes
 from common.keys import Keys
 from common.metrics import ProducerMetrics
 from common.queue import JobQueue
+from common.scripts import load_library
 from common.setup import Epoch, set_up
 from producer.access import REQUESTS, Requests, add_headers, log_access
 from producer.bodies import MAX_JSON_BYTES
@@ -77,7 +78,7 @@ async def _listen(parts: Parts, stop: asyncio.Event) -> None:
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.http_host, settings.http_port)
-        await site.start()
+        await _start(site, settings)
         log.info("producer_listening", host=settings.http_host, port=runner.addresses[0][1])
         await stop.wait()
         parts.readiness.stopping = True
@@ -88,6 +89,21 @@ async def _listen(parts: Parts, stop: asyncio.Event) -> None:
             log.warning("requests_cut_off", count=left, after_s=settings.drain_s)
     finally:
         await runner.cleanup()
+
+
+async def _start(site: web.TCPSite, settings: Settings) -> None:
+    """Listen.
+
+    Raises:
+        SettingsError: the address or the port cannot be had.
+    """
+    try:
+        await site.start()
+    except OSError as exc:
+        raise SettingsError(
+            f"cannot listen on {settings.http_host} port {settings.http_port}: {exc.strerror}; choose another "
+            "(STTREAM_HTTP_HOST, STTREAM_HTTP_PORT)"
+        ) from exc
 
 
 def make_app(parts: Parts) -> web.Application:
@@ -154,14 +170,14 @@ async def _set_up_and_watch(parts: Parts) -> None:
     epoch = await set_up(parts.queue.redis, parts.queue.keys, parts.database)
     parts.readiness.add("redis", epoch.check)
     log.info("producer_ready")
-    await _watch(epoch)
+    await _watch(epoch, parts.queue.redis)
 
 
 async def _not_set_up() -> None:
     raise Unavailable("it is not set up yet: no answer so far, or its functions and groups are being made")
 
 
-async def _watch(epoch: Epoch) -> None:
+async def _watch(epoch: Epoch, redis: Client) -> None:
     """Look at times whether the server still holds the data that this process started with.
 
     Raises:
@@ -171,6 +187,7 @@ async def _watch(epoch: Epoch) -> None:
         await asyncio.sleep(EPOCH_CHECKED_S)
         try:
             await epoch.check()
+            await load_library(redis)  # a failover may have lost it
         except Exception as exc:
             if not server_is_away(exc):
                 raise

@@ -137,7 +137,7 @@ def _message(event: Event | None) -> bytes:
 
 def _standing(job: Job, entry_id: str) -> bytes:
     """Return the first message: how the job stands at this place of the stream."""
-    data = {"id": job.id, "at": rfc3339(entry_ms(entry_id)), "state": job.state, "progress": job.progress}
+    data = {"id": job.id, "state": job.state, "progress": job.progress}
     return _frame(entry_id, "state", data)
 
 

@@ -316,7 +316,11 @@ async def test_work_without_progress_loses_its_lease(stage_of, submit, reaches, 
     """A worker that hangs must not keep its job for ever."""
     await submit("a")
 
-    async with stage_of(Handler(never), stall_s=0.2) as (_, metrics):
+    async def hang(work: Work) -> Outcome:
+        with work.lease.step():
+            return await never(work)
+
+    async with stage_of(Handler(hang), stall_s=0.2) as (_, metrics):
         await reaches("a", State.RUNNING)
         await until(lambda: metrics.leases_lost._value.get() >= 1, within_s=5, what="the lease is let go")
 
@@ -425,13 +429,11 @@ async def test_an_emptied_server_stops_the_stage(stage_of, redis, keys):
 @pytest.mark.parametrize("stop", ["drain", "time limit", "cancellation"])
 async def test_a_handler_that_stops_by_itself_when_its_lease_ends_is_understood(stage_of, submit, reaches, queue, stop):
     """The engine's thread sees the end of a lease first: a drain must not turn into a cancelled job."""
-    await submit(
-        "a", spec=SPEC.model_copy(update={"max_attempts": 1, "timeout_s": 0.3 if stop == "time limit" else 60})
-    )
+    limit_s = 0.3 if stop == "time limit" else 60
+    await submit("a", spec=SPEC.model_copy(update={"max_attempts": 1, "timeout_s": limit_s}))
 
     async def do(work: Work) -> Outcome:
-        while not work.lease.over:
-            await asyncio.sleep(0)
+        await until(lambda: work.lease.over, within_s=10, what="the lease has ended")
         raise asyncio.CancelledError
 
     async with stage_of(Handler(do), drain_s=0):

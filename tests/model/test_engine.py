@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import jiwer
@@ -12,6 +13,7 @@ from faster_whisper import WhisperModel, decode_audio
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 
 from common.errors import JobError, SettingsError
+from common.lease import Ended, Lease
 from common.options import LANGUAGES, Options
 from common.settings import load_settings
 from consumer import engine as engine_module
@@ -38,13 +40,17 @@ def library():
     return WhisperModel(str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
+def lease():
+    return Lease(lambda progress: (), clock=time.monotonic)
+
+
 def samples_of(recording: Path):
     return (decode_audio(str(recording)) * 32768).astype(np.int16)
 
 
 async def segments(engine, samples, options):
     spans = chunks_of_speech(find_speech(samples)) if options.vad else chunks_of_everything(samples)
-    texts = [await engine.transcribe(chunk, samples, options, lambda: False) for chunk in spans]
+    texts = [await engine.transcribe(chunk, samples, options, lease()) for chunk in spans]
     return [segment for text in texts for segment in text.segments]
 
 
@@ -98,8 +104,10 @@ async def test_an_abandoned_chunk_ends(engine, tmp_path):
     recording = samples_of(write_speech(tmp_path / "a.wav", rounds=1))
     [chunk, *_] = chunks_of_everything(recording)
 
+    over = lease()
+    over.end(Ended.LOST)
     with pytest.raises(ChunkAbandoned):
-        await engine.transcribe(chunk, recording, Options(), lambda: True)
+        await engine.transcribe(chunk, recording, Options(), over)
 
 
 @pytest.mark.parametrize("options", [Options(language="ko"), Options(task="translate")])

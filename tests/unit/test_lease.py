@@ -42,16 +42,26 @@ def test_a_lease_is_let_go_a_moment_after_the_time_limit(clock):
     assert kept.spent() is Ended.EXPIRED
 
 
-def test_a_report_is_a_sign_of_life(clock):
-    """Slow work goes on for ever as long as it moves; work that stands still does not."""
+def test_a_step_that_shows_no_sign_of_life_has_stalled(clock):
+    """Slow work goes on for ever as long as it moves; a step that stands still does not."""
     kept = lease(clock, stall_s=30)
 
-    clock.now_s += 30
-    kept.report(0.5)
-    clock.now_s += 30
+    with kept.step(), kept.step() as alive:
+        clock.now_s += 30
+        alive()
+        assert kept.spent() is None
+        clock.now_s += 0.1
+        assert kept.spent() is Ended.STALLED
+
+
+def test_waiting_between_steps_is_no_stall(clock):
+    """A job whose chunks queue behind another's is not hung."""
+    kept = lease(clock, stall_s=30)
+    with kept.step():
+        clock.now_s += 10
+
+    clock.now_s += 1e6
     assert kept.spent() is None
-    clock.now_s += 0.1
-    assert kept.spent() is Ended.STALLED
 
 
 def test_progress_is_sent_when_it_has_changed(clock):

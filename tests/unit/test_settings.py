@@ -37,8 +37,10 @@ def test_plain_redis_url_is_read_and_ours_goes_before_it():
     [
         ({"STTREAM_LEAZE_MS": "1"}, "unknown variable STTREAM_LEAZE_MS (did you mean STTREAM_LEASE_MS?)"),
         ({"STTREAM_SLOTS": "many"}, "STTREAM_SLOTS: Input should be a valid integer"),
-        ({"STTREAM_RENEW_MS": "9999"}, "renew_ms=9999 leaves no room for two failed renewals"),
+        ({"STTREAM_RENEW_MS": "9999"}, "STTREAM_RENEW_MS=9999 leaves no room for two failed renewals"),
         ({"STTREAM_QUEUE": "a{b}"}, "STTREAM_QUEUE"),
+        ({"STTREAM_REDIS_URL": "http://x"}, "STTREAM_REDIS_URL: expected redis://HOST:PORT/DB"),
+        ({"STTREAM_DATABASE_URL": "mysql://x/y"}, "STTREAM_DATABASE_URL: expected sqlite+aiosqlite:///FILE"),
         ({"STTREAM_MODEL_FILE": "/does/not/exist"}, "STTREAM_MODEL_FILE=/does/not/exist cannot be read"),
         ({"STTREAM_MODEL": "a", "STTREAM_MODEL_FILE": "/b"}, "both STTREAM_MODEL and STTREAM_MODEL_FILE are set"),
     ],
