@@ -92,7 +92,8 @@ class StageMetrics(ServiceMetrics):
         super().__init__()
         self.deliveries = self._counter("deliveries_total", "Entries taken from a stream.", "kind")
         self.leases_lost = self._counter(
-            "leases_lost_total", "Entries that another consumer took over while they were worked on."
+            "leases_lost_total",
+            "Leases that ended before their work: another consumer took the entry over, or nothing moved for too long.",
         )
         self.jobs_settled = self._counter("jobs_settled_total", "Entries settled.", "outcome")
         self.dead_letters = self._counter("dead_letters_total", "Entries moved to the dead letters.", "reason")
@@ -108,10 +109,10 @@ class ConsumerMetrics(StageMetrics):
     def __init__(self) -> None:
         super().__init__()
         self.job_queue_wait_seconds = self._histogram(
-            "job_queue_wait_seconds", "From the moment a job is queued until an attempt starts."
+            "job_queue_wait_seconds", "From the moment a job is queued until the attempt starts that completes it."
         )
         self.job_processing_seconds = self._histogram(
-            "job_processing_seconds", "From the start of an attempt until it is settled."
+            "job_processing_seconds", "From the start of an attempt until its transcript is made."
         )
         self.audio_seconds = self._counter("audio_seconds_total", "Seconds of audio transcribed.")
         self.realtime_factor = self._histogram(

@@ -52,7 +52,7 @@ async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[
     try:
         with contextlib.suppress(Stopped):
             await serve(settings, _stop_on_signals())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 the edge of the process: whatever it is, it is logged
         code = _explain(error)
     else:
         log.info("service_stopped")

@@ -11,6 +11,8 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+import structlog
+
 from common.connection import Client, connect
 from common.database import Database
 from common.group import consumer_name
@@ -56,7 +58,7 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
             StageSettings(
                 "jobs", settings.slots or engine.slots, settings.lease_ms, settings.drain_s, settings.stall_s
             ),
-            JobStreams(redis, keys, settings, consumer_name()),
+            JobStreams(redis, keys, settings, _named_consumer()),
             Transcriber(settings, pool, engine, metrics),
             stack.enter_context(LeaseKeeper(settings)),
             metrics,
@@ -81,7 +83,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         readiness.add("storage", writer.check)
         stage = Stage(
             StageSettings("results", RESULTS_AT_A_TIME, settings.lease_ms, settings.drain_s),
-            ResultStream(redis, keys, settings, consumer_name()),
+            ResultStream(redis, keys, settings, _named_consumer()),
             writer,
             stack.enter_context(LeaseKeeper(settings)),
             metrics,
@@ -91,6 +93,13 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
             committing = group.create_task(writer.run())
             await stage.run(stop)
             committing.cancel()
+
+
+def _named_consumer() -> str:
+    """Return this process's consumer name, bound to its log lines: the name that XPENDING shows."""
+    name = consumer_name()
+    structlog.contextvars.bind_contextvars(consumer=name)
+    return name
 
 
 async def _begin(stack: AsyncExitStack, settings: Settings, metrics: StageMetrics) -> tuple[Client, Readiness]:

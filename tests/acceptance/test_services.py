@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.acceptance.stacks import EXAMPLES, LIMIT_S, up
+from tests.acceptance.stacks import EXAMPLES, LIMIT_S, sttream, up
 from tests.recordings import cut, write_recording, write_speech
 from tests.until import until
 
@@ -127,3 +127,18 @@ async def test_silence_noise_and_a_blink_of_sound_give_an_empty_transcript(tmp_p
         for name in ("blink.wav", "tone.wav"):
             result = stack.run("submit", str(tmp_path / name), "--wait")
             assert (result.returncode, result.stdout.strip()) == (0, "")
+
+
+async def test_setup_prepares_a_new_server_and_a_new_database(tmp_path):
+    """Where services may not create anything, an operator does it first, with this verb."""
+    database = tmp_path / "new.db"
+    with up(tmp_path / "data", "--consumers", "0") as stack:
+        result = sttream(
+            "setup",
+            STTREAM_REDIS_URL=f"redis://127.0.0.1:{stack.port + 1}/0",
+            STTREAM_QUEUE="another",
+            STTREAM_DATABASE_URL=f"sqlite:///{database}",
+        )
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert database.exists()

@@ -450,3 +450,42 @@ async def test_a_handler_that_stops_by_itself_when_its_lease_ends_is_understood(
 
 async def _ended(queue, job_id):
     return (await queue.job(job_id)).terminal
+
+
+async def test_after_an_outage_nothing_is_rescued_before_the_others_could_renew(redis, keys, figures, submit):
+    """Idle time counts the outage too: every live job of every consumer looks abandoned when the server is back."""
+    await submit("a")
+    other = JobStreams(redis, keys, figures, "host-0-alive")
+    await other.begin(await other.read(1, 1))
+    epoch = await Epoch.begin(redis, keys)
+    with LeaseKeeper(figures) as keeper:
+        now_s = 1e6
+        keeper.clock = lambda: now_s
+        mine = JobStreams(redis, keys, figures, "host-1-aaa")
+        figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
+        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), check_data=epoch.check)
+        now_s += 10
+
+        await stage._survive(ConnectionError("the server is away"))
+        during = await stage._rescue(1)
+        await stage._after_outage()
+        at_once = await stage._rescue(1)
+        now_s += 1
+        later = await stage._rescue(1)
+
+    assert (during, at_once) == ([], [])
+    assert [entry.fields["id"] for entry in later] == ["a"]
+
+
+async def test_an_entry_that_cannot_be_begun_costs_itself_only(stage_of, submit, reaches, redis, keys, queue):
+    """A key of the wrong type must not end one consumer after another."""
+    await redis.xadd(keys.lane("normal"), {"id": "odd", "source": "/a.wav"})
+    await redis.set(keys.job("odd"), "no hash")
+    await submit("a")
+
+    async with stage_of(Handler(done)):
+        await reaches("a", State.TRANSCRIBED)
+
+    await redis.delete(keys.job("odd"))
+    [letter], _ = await DeadLetters(queue).page("", 10)
+    assert (letter.job_id, letter.reason) == ("odd", "entry_malformed")
