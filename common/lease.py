@@ -6,6 +6,7 @@ progress: a worker that hangs must lose its job.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -135,7 +136,10 @@ class LeaseKeeper:
 
     def __init__(self, settings: Settings, *, clock: Clock = time.monotonic) -> None:
         self.clock = clock
+        self.rescue_from_s = -math.inf
+        """Until then other consumers may not have renewed since the last outage: their entries only look abandoned."""
         self._renew_s = settings.renew_ms / 1000
+        self._lease_s = settings.lease_ms / 1000
         self._redis = connect_thread(settings)
         self._outage = Outage("lease renewal")
         self._leases: set[Lease] = set()
@@ -173,8 +177,10 @@ class LeaseKeeper:
                     # Unknown trouble must not end the thread: leases would lapse while the work goes on.
                     log.exception("leases_not_renewed", next="retrying")
                 wait_s = min(self._outage.failed(exc), self._renew_s / 3)
+                self.rescue_from_s = math.inf
             else:
-                self._outage.over()
+                if self._outage.over():
+                    self.rescue_from_s = self.clock() + self._lease_s
                 wait_s = max(0.0, self._renew_s - (self.clock() - started))
 
     def renew_all(self) -> None:

@@ -75,6 +75,7 @@ class Stage:
         self.settings = settings
         self._streams = streams
         self._handler = handler
+        self._keeper = keeper
         self._metrics = metrics
         self._check_data = check_data
         self._clock = keeper.clock
@@ -136,7 +137,7 @@ class Stage:
         return self.settings.slots - len(self._running)
 
     async def _rescue(self, free: int) -> list[Entry]:
-        if self._clock() < self._rescue_from_s:
+        if self._clock() < max(self._rescue_from_s, self._keeper.rescue_from_s):
             return []
         return await self._streams.rescue(free, self.settings.lease_ms)
 
