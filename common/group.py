@@ -109,11 +109,18 @@ class Group:
         """Return the arguments with which a function checks that the entry is still ours."""
         return [self.group, self.consumer, entry.entry_id, entry.deliveries]
 
-    def discard(self, dead: str, entry: Entry, failure: Failure) -> tuple[Any, ...]:
-        """Return the command that moves an entry to the stream of dead letters as it was found."""
+    def discard(self, dead: str, entry: Entry, failure: Failure, *job_keys: str) -> tuple[Any, ...]:
+        """Return the command that moves an entry to the stream of dead letters as it was found.
+
+        Args:
+            dead: the stream of dead letters.
+            entry: what nobody can work on.
+            failure: why.
+            job_keys: hash, events and, if any, batch of the job that the entry is the result of.
+        """
         fields = orjson.dumps([part for pair in entry.fields.items() for part in pair]).decode()
         args = [entry.fields.get("id", ""), failure.model_dump_json(), failure.type, fields]
-        return fcall("discard", [entry.stream, dead], [*self.fence(entry), *args])
+        return fcall("discard", [entry.stream, dead, *job_keys], [*self.fence(entry), *args])
 
     async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""

@@ -201,14 +201,15 @@ class ResultStream:
 
     def _settlement(self, task: Task, verdict: Verdict) -> tuple[Any, ...]:
         entry, fields = task.entry, task.entry.fields
+        batch = [self.keys.batch(task.job.spec.batch_id)] if task.job and task.job.spec.batch_id else []
+        job_keys = [self.keys.job(task.id), self.keys.events, *batch]
         match verdict:
             case Publish():
-                batch = [self.keys.batch(task.job.spec.batch_id)] if task.job and task.job.spec.batch_id else []
-                keys = [self.keys.results, self.keys.job(task.id), self.keys.events, *batch]
+                keys = [self.keys.results, *job_keys]
                 told = [task.id, fields.get("run", "1"), fields.get("outcome", "")]
                 return fcall("store", keys, [*self._group.fence(entry), *told, self._settings.job_ttl_s])
             case Bury(failure, _):
-                return self._group.discard(self.keys.dead, entry, failure)
+                return self._group.discard(self.keys.dead, entry, failure, *job_keys)
             case Delay():
                 return self.renewal(task, "")  # tried again when the lease, now renewed for the last time, is over
             case Release() | Cancel():

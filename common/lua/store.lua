@@ -14,7 +14,12 @@ local function store(keys, argv)
   retire(results, group, entry_id)
   local now_run, dead_id = unpack(redis.call('HMGET', job, 'run', 'dead_id'))
   if now_run ~= run then return 1 end
-  if outcome == 'completed' then move(job, events, batch, id, 'completed') end
+  if outcome == 'completed' then
+    -- It may have been a dead letter, revived once it could be stored.
+    redis.call('HDEL', job, 'error', 'dead_id')
+    dead_id = false
+    move(job, events, batch, id, 'completed')
+  end
   if not dead_id then redis.call('EXPIRE', job, ttl_s) end
   return 1
 end

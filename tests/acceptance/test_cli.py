@@ -95,6 +95,8 @@ def test_a_transcript_comes_again_in_any_format(stack, done):
     """Results stay readable after the submit's terminal is closed."""
     found = json.loads(stack.run("transcript", done, "--format", "json").stdout)
     assert (found["job_id"], words(found["text"])) == (done, words(SAID))
+    short = stack.run("transcript", done, "--json").stdout
+    assert (json.loads(short), short[-1]) == (found, "\n")
 
 
 def test_what_is_unknown_is_wrong_use(stack):
@@ -152,7 +154,7 @@ def test_a_batch_is_queued_once(stack):
     assert {json.loads(line)["state"] for line in first.stdout.splitlines()} == {"completed"}
 
     again = stack.run("batch", str(EXAMPLES))
-    assert again.stdout == "0 submitted, 5 known before\n"
+    assert again.stdout == "5 files: 0 submitted, 5 known before\n"
 
 
 def test_a_batch_with_a_bad_recording_says_so(stack, tmp_path):
@@ -163,8 +165,9 @@ def test_a_batch_with_a_bad_recording_says_so(stack, tmp_path):
 
     outside = stack.run("batch", str(tmp_path))
     assert outside.returncode == 1
-    assert outside.stdout == "0 submitted, 0 known before, 1 refused\n"
-    assert "source_outside_roots" in outside.stderr or "a.mp3" in outside.stderr
+    assert outside.stdout == "1 file: 0 submitted, 0 known before, 1 refused\n"
+    assert outside.stderr.startswith(f"Error: {tmp_path / 'a.mp3'}: source_outside_roots: ")
+    assert len(outside.stderr.splitlines()) == 1
 
 
 def test_a_service_imports_only_its_own_side():

@@ -38,10 +38,10 @@ async def test_an_entry_that_is_no_job_is_kept_as_it_was_found(
     assert failure.detail.startswith(f"{lane} entry {entry_id}: field source missing (found id, path)")
 
 
-async def test_a_result_that_cannot_be_stored_leaves_its_job_as_it_is(
+async def test_a_result_that_cannot_be_stored_ends_its_job_as_failed(
     queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis
 ) -> None:
-    """The operator decides about it: until then neither the result nor the job's hash may go."""
+    """Nobody may wait for ever for a job that stays transcribed; the result itself is the operator's to revive."""
     await transcribed(queue, consumer)
     task = await begun(writer, await read_one(writer))
     failure = Failure(type="result_unstorable", detail="the body is no transcript")
@@ -50,7 +50,15 @@ async def test_a_result_that_cannot_be_stored_leaves_its_job_as_it_is(
     assert await settle(writer, task, Bury(failure, "result_unstorable")) is Settled.DONE
     after = changes(before, await whole_state(redis))
     [(_, letter)] = after["dead"]
-    assert after == {"results": [], "results pending": [], "dead": [(ENTRY_ID, letter)]}
+    assert after == {
+        "results": [],
+        "results pending": [],
+        "dead": [(ENTRY_ID, letter)],
+        "job:a.state": "failed",
+        "job:a.error": failure.model_dump_json(),
+        "job:a.dead_id": ENTRY_ID,
+        "events": ["id=a state=failed"],
+    }
     found = orjson.loads(letter.pop("fields"))
     assert dict(zip(found[::2], found[1::2], strict=True)) == result("a", "completed", '{"text":"said"}')
     assert letter == {

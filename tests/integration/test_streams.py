@@ -409,7 +409,7 @@ async def test_results_are_settled_together(
     assert [found["id"] for _, found in after["results"]] == ["later", "back"]
     assert [(holder, count) for _, holder, count in after["results pending"]] == [("host-3-ccc", 1), (RELEASED, 1)]
     assert [(letter["id"], letter["stream"]) for _, letter in after["dead"]] == [("unstorable", queue.keys.results)]
-    assert after["events"] == ["id=stored state=completed"]
+    assert after["events"] == ["id=stored state=completed", "id=unstorable state=failed"]
 
 
 async def test_an_unstorable_result_can_be_revived(

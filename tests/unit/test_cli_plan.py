@@ -85,6 +85,8 @@ def test_a_data_folder_serves_one_stack(tmp_path):
     assert data.path.stat().st_mode & 0o777 == 0o700
     with hold(data), pytest.raises(StackRefused, match=f"in use by the stack of process {os.getpid()};"), hold(data):
         pytest.fail("held twice")
+    with hold(data), pytest.raises(StackRefused, match="in use by the stack of process"):
+        data.require_free()
     with hold(data):
         pass
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
-from deploy.errors import ServiceFailed
-from deploy.follow import Follower, is_routine, readable
-from deploy.supervisor import Service, Supervised, tail
+from deploy.errors import StackRefused
+from deploy.follow import Follower, is_routine, last_words, readable
+from deploy.supervisor import Service, Supervised
 from tests.until import until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -66,7 +66,7 @@ async def test_a_service_that_ran_well_starts_again_at_once(service):
 async def test_wrong_settings_are_not_tried_again(service):
     """Exit code 2 says the same however often it is asked; the reason is in the message."""
     supervised = Supervised(service("import sys; print('STTREAM_X is wrong'); sys.exit(2)"))
-    with pytest.raises(ServiceFailed, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
+    with pytest.raises(StackRefused, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
         await supervised.start()
 
 
@@ -75,7 +75,7 @@ async def test_a_service_that_ignores_sigterm_is_killed_after_its_limit(service,
     supervised = Supervised(service(STUBBORN, stop_s=0.2))
     supervised.start()
     await until(
-        lambda: (tmp_path / "clock.log").exists() and "up" in tail(tmp_path / "clock.log"), within_s=20, what="up"
+        lambda: (tmp_path / "clock.log").exists() and "up" in last_words(tmp_path / "clock.log"), within_s=20, what="up"
     )
 
     await asyncio.wait_for(supervised.stop(), 10)
@@ -88,8 +88,8 @@ async def test_what_a_killed_service_had_started_dies_with_it(service, tmp_path)
     code = "import subprocess; p = subprocess.Popen(['sleep', '99']); print('child', p.pid, flush=True); p.wait()"
     supervised = Supervised(service(code))
     supervised.start()
-    await until(lambda: tail(tmp_path / "clock.log").strip().startswith("child"), within_s=20, what="the child")
-    child = int(tail(tmp_path / "clock.log").split()[-1])
+    await until(lambda: last_words(tmp_path / "clock.log").strip().startswith("child"), within_s=20, what="the child")
+    child = int(last_words(tmp_path / "clock.log").split()[-1])
 
     os.kill(supervised.pid, signal.SIGKILL)
 
@@ -119,13 +119,33 @@ def test_a_log_line_is_shown_as_people_read_it():
     assert readable('{"event": 1}') == '{"event": 1}'
 
 
-def test_looking_at_a_job_is_routine_and_a_refusal_is_not():
+def test_looking_is_routine_and_changing_is_not():
     """A program that waits for a job asks twice a second; that must not hide what matters."""
     seen = {"event": "request_answered", "method": "GET", "status": 200}
     assert is_routine(json.dumps(seen))
-    assert not is_routine(json.dumps(seen | {"status": 503}))
+    assert is_routine(json.dumps(seen | {"status": 503}))  # not ready yet
     assert not is_routine(json.dumps(seen | {"method": "POST"}))
     assert not is_routine("plain words")
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ('{"event": "old", "error": "yesterday"}\n', "  (nothing was logged in "),
+        (
+            '{"error": "yesterday"}\n#{"event": "service_failed", "error": "no model x:\\nuse y"}\n',
+            "  no model x:\n  use y",
+        ),
+        ('#{"timestamp": "2026-03-01T06:30:00Z", "event": "started", "port": 1}\n', ":30:00 started port=1"),
+        ("#plain\nwords\n", "  plain\n  words"),
+    ],
+)
+def test_last_words_are_those_of_people(tmp_path, log, told):
+    """Whoever mistyped a model's name reads one sentence, not JSON; and not that of yesterday's mistake."""
+    before, _, since = log.partition("#")
+    path = tmp_path / "a.log"
+    path.write_text(before + since)
+    assert told in last_words(path, len(before))
 
 
 def test_only_whole_new_lines_are_shown(tmp_path):
