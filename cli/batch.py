@@ -12,8 +12,9 @@ import click
 
 from cli import parameters
 from cli.exits import FAILED
-from cli.output import complain, print_json, progress_bar
-from cli.submit import absolute
+from cli.output import complain, counted, print_json, progress_bar
+from cli.submit import absolute, told_error
+from deploy.paths import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,8 @@ class Tally:
 
     jobs: dict[str, Record] = field(default_factory=dict)
     known: int = 0
-    refused: int = 0
+    refused: dict[Path, str] = field(default_factory=dict)
+    """Why a recording was not taken."""
 
     def count(self) -> Counter[str]:
         """Return how many jobs are in each state."""
@@ -58,7 +60,11 @@ def batch(
     recordings = find_recordings(folder, pattern, recursive=recursive)
     if not recordings:
         raise click.UsageError(f"no recordings in {folder} ({_looked_for(pattern, recursive)})")
-    tally = asyncio.run(_batch(parameters.producer_url(url), recordings, priority, wait))
+    tally = Tally()
+    try:
+        asyncio.run(_batch(parameters.producer_url(url), recordings, priority, wait, tally))
+    finally:
+        _complain(tally)
     if as_json:
         for job in tally.jobs.values():
             print_json(job)
@@ -67,10 +73,9 @@ def batch(
     click.get_current_context().exit(FAILED if tally.refused or states["failed"] or states["cancelled"] else 0)
 
 
-async def _batch(url: str, recordings: list[Path], priority: str, wait: bool) -> Tally:
+async def _batch(url: str, recordings: list[Path], priority: str, wait: bool, tally: Tally) -> None:
     from cli.http import open_producer
 
-    tally = Tally()
     async with open_producer(url) as producer:
         with progress_bar("{task.completed:.0f}/{task.total:.0f}") as progress:
             task = progress.add_task("submitting", total=len(recordings))
@@ -84,11 +89,10 @@ async def _batch(url: str, recordings: list[Path], priority: str, wait: bool) ->
             await asyncio.gather(*map(submit, recordings))
             if wait:
                 await _wait(producer, tally, progress, task)
-    return tally
 
 
 async def _submit_one(producer: Producer, path: Path, priority: str, tally: Tally) -> None:
-    """Submit a recording; what the producer refuses for good is told and counted."""
+    """Submit a recording; what the producer refuses for good is noted."""
     from cli.http import Refused
     from cli.recordings import id_of
 
@@ -98,8 +102,7 @@ async def _submit_one(producer: Producer, path: Path, priority: str, tally: Tall
     except (Refused, OSError) as exc:
         if isinstance(exc, Refused) and exc.status >= 500:
             raise
-        complain(f"{path}: {exc}")
-        tally.refused += 1
+        tally.refused[path] = f"{exc.code}: {exc}" if isinstance(exc, Refused) else str(exc)
         return
     tally.jobs[job["id"]] = job
     tally.known += not new
@@ -131,15 +134,27 @@ async def _wait(producer: Producer, tally: Tally, progress: Progress, task: Task
     await wait_for_end(producer, list(tally.jobs), seen)
 
 
+def _complain(tally: Tally) -> None:
+    """Say of each recording without a transcript why, one line each; the progress bar is gone by now."""
+    from cli.wait import ENDED
+
+    for path, why in tally.refused.items():
+        complain(f"{plain_path(path)}: {why}")
+    for job in tally.jobs.values():
+        if job["state"] in ENDED - {"completed"}:
+            complain(f"{job['source']}: {told_error(job)}")
+
+
 def _summary(tally: Tally, wait: bool) -> str:
     states = tally.count()
+    found = counted(len(tally.jobs) + len(tally.refused), "file")
     parts = [f"{len(tally.jobs) - tally.known} submitted", f"{tally.known} known before"]
     if tally.refused:
-        parts.append(f"{tally.refused} refused")
+        parts.append(f"{len(tally.refused)} refused")
     if wait:
         parts += [f"{states['completed']} completed", f"{states['failed']} failed"]
         parts += [f"{states['cancelled']} cancelled"] if states["cancelled"] else []
-    return ", ".join(parts)
+    return f"{found}: {', '.join(parts)}"
 
 
 def _looked_for(pattern: str | None, recursive: bool) -> str:

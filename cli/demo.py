@@ -16,8 +16,9 @@ import click
 
 from cli import parameters
 from cli.exits import FAILED, INTERRUPTED
-from cli.output import console_of, own_command, print_json, progress_bar, seconds, shown
+from cli.output import console_of, counted, own_command, print_json, progress_bar, seconds, shown
 from cli.submit import absolute, told_end
+from deploy.paths import plain_path
 
 if TYPE_CHECKING:
     from cli.http import Producer, Record
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path("examples") / "audio"
 # Lines of text are broken at the terminal's width, and before they grow too long to read.
 LONGEST_LINE = 100
+REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,9 @@ class Clip:
 )
 @parameters.as_json
 def demo(folder: Path | None, data_dir: Path, as_json: bool) -> None:
-    """Transcribe the recordings in FOLDER on an embedded stack, show the words, stop.
+    """Transcribe the recordings in FOLDER, show the words, stop.
 
-    Without FOLDER: the examples of the source tree.
+    They run on an embedded stack of their own. Without FOLDER: the examples of the source tree.
     """
     from cli.recordings import SUFFIXES, find_recordings
     from deploy.plan import make_plan
@@ -109,21 +111,30 @@ async def _demo(plan: Plan, recordings: list[Path], as_json: bool) -> list[Clip]
     async with running_stack(plan), open_producer(plan.url) as producer:
         began = time.monotonic()
         jobs = [await _submit(producer, path) for path in recordings]
-        ended = await _watch(producer, jobs)
+        ended = await _watch(producer, [job["id"] for job in jobs if job["state"] != REFUSED])
         wall_s = time.monotonic() - began
-        clips = [await _clip(producer, path, ended[name]) for path, name in zip(recordings, jobs, strict=True)]
+        clips = [
+            await _clip(producer, path, ended.get(job["id"], job)) for path, job in zip(recordings, jobs, strict=True)
+        ]
         _print_clips(clips, wall_s, as_json)
         click.echo("stopping …", err=True)
     return clips
 
 
-async def _submit(producer: Producer, path: Path) -> str:
-    """Submit a recording under a fresh id, and return it: a demo is for watching the work, not its memory."""
+async def _submit(producer: Producer, path: Path) -> Record:
+    """Submit a recording under a fresh id: a demo is for watching the work, not its memory.
+
+    One that the producer does not take comes back as a job of the state `REFUSED`, and the others go on.
+    """
+    from cli.http import Refused
     from cli.recordings import named_id
 
     body = {"id": named_id(path, secrets.token_hex(3)), "source": absolute(str(path))}
-    job, _ = await producer.submit(body)
-    return str(job["id"])
+    try:
+        job, _ = await producer.submit(body)
+    except Refused as exc:
+        return {**body, "state": REFUSED, "error": {"type": exc.code, "detail": str(exc)}}
+    return job
 
 
 async def _watch(producer: Producer, jobs: list[str]) -> dict[str, Record]:
@@ -131,7 +142,7 @@ async def _watch(producer: Producer, jobs: list[str]) -> dict[str, Record]:
 
     done: dict[str, float] = dict.fromkeys(jobs, 0.0)
     with progress_bar("{task.percentage:>3.0f}%") as progress:
-        task = progress.add_task(f"transcribing {len(jobs)} recordings", total=len(jobs))
+        task = progress.add_task(f"transcribing {counted(len(jobs), 'recording')}", total=len(jobs))
 
         def seen(job: Record) -> None:
             done[job["id"]] = 1.0 if job["finished_at"] else job["progress"]
@@ -157,14 +168,14 @@ def _print_clips(clips: list[Clip], wall_s: float, as_json: bool) -> None:
         _print_clip(clip)
     audio_s = sum(clip.audio_s for clip in clips)
     speed = f"{audio_s / wall_s:.1f} x real time"
-    click.echo(f"\n{len(clips)} clips, {seconds(audio_s)} of audio in {seconds(wall_s)}: {speed}")
+    click.echo(f"\n{counted(len(clips), 'clip')}, {seconds(audio_s)} of audio in {seconds(wall_s)}: {speed}")
 
 
 def _print_clip(clip: Clip) -> None:
     """Print one clip: wrapped for a terminal, its text on one line for a pipe."""
     speed = f"{clip.speed:.1f} x real time" if clip.speed else ""
     click.secho(shown(clip.path.name), bold=True, nl=False)
-    click.echo("   ".join(("", seconds(clip.audio_s), speed)) if clip.transcript else "   failed")
+    click.echo("   ".join(("", seconds(clip.audio_s), speed)) if clip.transcript else f"   {clip.job['state']}")
     text = shown(clip.text)
     if sys.stdout.isatty():
         text = textwrap.fill(text, min(console_of(sys.stdout).width, LONGEST_LINE) - 2)
@@ -175,13 +186,15 @@ def _print_further(plan: Plan, data_dir: Path, clips: list[Clip]) -> None:
     """Print what to type next; `sttream up` uses its usual ports, whatever was free for the demo."""
     from deploy.plan import DEFAULT_PORT
 
-    job_id, queue = clips[0].job["id"], plan.settings.queue
+    # One that has a transcript, where there is one.
+    job_id, queue = max(clips, key=lambda clip: clip.worked).job["id"], plan.settings.queue
+    audio = shlex.quote(str(plain_path(clips[0].path.parent)))
     url, redis_cli = f"http://127.0.0.1:{DEFAULT_PORT}", f"redis-cli -p {DEFAULT_PORT + 1}"
     click.echo(f"""
 Transcripts (json, txt, srt, vtt, tsv): {plan.data.results}
 
 To look further, start the same data again:
-  {own_command()} up --data-dir {shlex.quote(str(data_dir))} --audio {shlex.quote(str(clips[0].path.parent))}
+  {own_command()} up --data-dir {shlex.quote(str(data_dir))} --audio {audio}
 and in another terminal:
   curl '{url}/v1/jobs/{job_id}/transcript?format=srt'
   curl {url}/v1/queue

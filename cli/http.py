@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from cli.reasons import reason_of
 from common.errors import SttreamError
 from common.logs import safe_text
 
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0
 ANSWER_S = 60.0
 RETRY_AFTER_S = 1.0
+# The producer says something every 15 s; who is silent for longer than three of these is gone.
+_LISTENING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=60.0)
 
 
 class Refused(SttreamError):
     """The producer refused a request; asking again in the same way does not help unless `try_again_s` is set."""
 
-    def __init__(self, status: int, detail: str, try_again_s: float | None = None) -> None:
+    def __init__(self, status: int, detail: str, try_again_s: float | None = None, code: str = "refused") -> None:
         super().__init__(detail)
         self.status = status
+        self.code = code
         self.try_again_s = try_again_s
 
 
@@ -86,15 +90,23 @@ class Producer:
         """Remove what lies at a path."""
         await self._request("DELETE", path)
 
-    async def events(self, path: str) -> AsyncIterator[Record]:
-        """Yield the data of server-sent events until the stream ends."""
+    async def events(self, path: str, after: str = "") -> AsyncIterator[tuple[str, Record]]:
+        """Yield the id and the data of server-sent events until the stream ends or breaks off.
+
+        Args:
+            after: the id of the last event that is known; "" starts as the producer chooses.
+        """
+        event_id, headers = "", {"Last-Event-ID": after} if after else {}
         with _unreachable(self.url):
-            async with self._session.get(self.url + path, timeout=_timeout(None)) as response:
+            async with self._session.get(self.url + path, timeout=_LISTENING, headers=headers) as response:
                 if response.status >= 400:
                     raise await _refusal(response)
-                async for line in response.content:
-                    if line.startswith(b"data:"):
-                        yield _record(line.removeprefix(b"data:"))
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async for line in response.content:
+                        if line.startswith(b"id:"):
+                            event_id = line.removeprefix(b"id:").strip().decode()
+                        elif line.startswith(b"data:"):
+                            yield event_id, _record(line.removeprefix(b"data:"))
 
     async def _request(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
         with _unreachable(self.url):
@@ -122,9 +134,8 @@ def _unreachable(url: str) -> Any:
     except aiohttp.InvalidURL as exc:
         raise Refused(0, f"{safe_text(url)!r} is no URL of a producer; expected http://HOST:PORT (--url)") from exc
     except (aiohttp.ClientError, TimeoutError) as exc:
-        reason = "no answer in time" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
         raise Unreachable(
-            f"no producer answers at {safe_text(url)}: {safe_text(reason)}. Is `sttream up` running? "
+            f"no producer answers at {safe_text(url)}: {safe_text(reason_of(exc))}. Is `sttream up` running? "
             "Another address: --url or STTREAM_URL."
         ) from exc
 
@@ -134,7 +145,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Refused:
     status, text = response.status, await response.text(errors="replace")
     try:
         problem = orjson.loads(text)
-        detail = problem.get("detail") or problem["title"]
+        detail, code = problem.get("detail") or problem["title"], problem.get("code") or "refused"
     except (ValueError, KeyError, AttributeError):
         return Refused(
             status,
@@ -142,7 +153,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Refused:
             f"{safe_text(text[:200]) or 'nothing'}. Is the address right (--url)?",
         )
     wait_s = _retry_after_s(response) if status in {429, 503} else None
-    return Refused(status, str(detail), wait_s)
+    return Refused(status, str(detail), wait_s, str(code))
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import parameters
-from cli.output import print_fields, print_json, print_line, seconds
+from cli.output import print_document, print_fields, print_json, print_line, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +54,14 @@ async def _cancel(url: str, job_id: str) -> Record:
 @click.command()
 @click.argument("job_id", metavar="ID")
 @parameters.format_
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @parameters.url
-def transcript(job_id: str, format_: str, url: str | None) -> None:
+def transcript(job_id: str, format_: str | None, as_json: bool, url: str | None) -> None:
     """Print a job's transcript; exit code 1 when there is none."""
-    click.echo(asyncio.run(_transcript(parameters.producer_url(url), job_id, format_)), nl=False)
+    if as_json and format_ not in {None, "json"}:
+        raise click.UsageError(f"--json and --format {format_} exclude each other")
+    wanted = "json" if as_json else format_ or parameters.DEFAULT_FORMAT
+    print_document(asyncio.run(_transcript(parameters.producer_url(url), job_id, wanted)))
 
 
 async def _transcript(url: str, job_id: str, format_: str) -> bytes:
@@ -72,17 +76,21 @@ async def _transcript(url: str, job_id: str, format_: str) -> bytes:
 @parameters.as_json
 @parameters.url
 def events(job_id: str | None, as_json: bool, url: str | None) -> None:
-    """Print changes of state as they happen: of one job until it ends, or of all."""
+    """Print changes of state as they happen.
+
+    Those of one job until it ends, or of all jobs until Ctrl-C. When the producer goes away, it is waited for a while;
+    exit code 3 when it does not come back.
+    """
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         asyncio.run(_events(parameters.producer_url(url), job_id, as_json))
 
 
 async def _events(url: str, job_id: str | None, as_json: bool) -> None:
-    from cli.http import open_producer, path_of
+    from cli.events import follow
+    from cli.http import open_producer
 
-    path = path_of("jobs", job_id, "events") if job_id else path_of("events")
     async with open_producer(url) as producer:
-        async for event in producer.events(path):
+        async for event in follow(producer, job_id):
             print_json(event) if as_json else print_line(*event.values())
 
 
@@ -108,4 +116,8 @@ def print_job(job: Record) -> None:
 
 
 def _listed(values: Mapping[str, object] | None) -> str:
-    return " ".join(f"{name}={value}" for name, value in (values or {}).items() if value is not None)
+    return " ".join(f"{name}={_told(value)}" for name, value in (values or {}).items() if value is not None)
+
+
+def _told(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -41,11 +41,10 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sttream")
 def sttream() -> None:
-    r"""Speech to text over Redis Streams.
+    """Speech to text over Redis Streams.
 
     `sttream up` runs everything on this machine; `sttream submit FILE --wait` transcribes a recording.
 
-    \b
     Exit codes: 0 done, 1 the job failed, 2 wrong use, 3 a service cannot be reached.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -39,6 +40,11 @@ def shown(value: object) -> str:
     return safe_text(str(value))
 
 
+def print_document(content: bytes) -> None:
+    """Print a file's content, which on a terminal must not leave the prompt in the middle of a line."""
+    click.echo(content, nl=not content.endswith(b"\n"))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table whose cells break over lines rather than lose text."""
     from rich import box
@@ -53,12 +59,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print_rich(table)
 
 
-def print_rich(renderable: RenderableType) -> None:
-    """Print something of rich's, without blanks at the ends of lines."""
+def print_rich(renderable: RenderableType, *, words_whole: bool = False) -> None:
+    """Print something of rich's, without blanks at the ends of lines and without empty lines around it.
+
+    Args:
+        words_whole: rather print wider than the terminal than break an id.
+    """
     console = console_of(sys.stdout)
+    if words_whole:
+        console.width = max(console.width, console.measure(renderable).minimum)
     with console.capture() as capture:
         console.print(renderable)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n"))
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -70,8 +82,8 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 
 def complain(message: str) -> None:
-    """Say on standard error what went wrong with one of several things."""
-    click.echo(f"Error: {shown(message)}", err=True)
+    """Say on standard error what went wrong; line breaks stay."""
+    click.echo("Error: " + "\n".join(map(shown, message.splitlines())), err=True)
 
 
 def progress_bar(*columns: str) -> Progress:
@@ -106,6 +118,16 @@ def seconds(value: float | None) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def to_the_second(moment: str) -> str:
+    """Return an RFC 3339 time of the API without fractions of a second."""
+    return re.sub(r"\.\d+", "", moment)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def own_command() -> str:

@@ -9,17 +9,23 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pydantic_core import ErrorDetails
+
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # The same as in common.records and common.formats, which take longer to import than `--help` may; a test compares.
 PRIORITIES = ("high", "normal", "low")
 FORMATS = ("json", "txt", "srt", "vtt", "tsv")
+DEFAULT_FORMAT = "txt"
 
 as_json: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 url: Decorator = click.option("--url", metavar="URL", help="Where the producer is.  [default: from the settings]")
 priority: Decorator = click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True)
 format_: Decorator = click.option(
-    "--format", "format_", type=click.Choice(FORMATS), default="txt", show_default=True, help="Form of the transcript."
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help=f"Form of the transcript.  [default: {DEFAULT_FORMAT}]",
 )
 
 
@@ -61,7 +67,14 @@ def decoding_options(texts: Sequence[str], language: str | None) -> dict[str, ob
     try:
         options = Options.model_validate(given)
     except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors())
         known = ", ".join(Options.model_fields)
-        raise click.UsageError(f"{problems} (options: {known})") from exc
+        raise click.UsageError("; ".join(_problem(error, known) for error in exc.errors())) from exc
     return options.model_dump(mode="json", exclude_unset=True)
+
+
+def _problem(error: ErrorDetails, known: str) -> str:
+    """Return what is wrong with one option, in our words where the library's speak of models."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown option {name}; known: {known}"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"

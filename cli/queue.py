@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import parameters
-from cli.output import console_of, print_fields, print_json, print_rich, print_table, seconds, shown
+from cli.output import console_of, print_fields, print_json, print_line, print_rich, seconds, shown, to_the_second
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,7 +27,10 @@ WATCH_S = 1.0
 @parameters.as_json
 @parameters.url
 def queue(watch: bool, as_json: bool, url: str | None) -> None:
-    """Show depth, running, scheduled, dead and consumers."""
+    """Show depth, running, scheduled, unstored, dead, consumers.
+
+    Unstored: results that the writer has not stored yet.
+    """
     with contextlib.suppress(KeyboardInterrupt):  # the way to end --watch
         asyncio.run(_queue(parameters.producer_url(url), watch, as_json))
 
@@ -40,7 +43,7 @@ async def _queue(url: str, watch: bool, as_json: bool) -> None:
         if watch and not as_json and console.is_terminal:
             await _repaint(producer, console)
         async for stats in _looks(producer):
-            print_json(stats) if as_json else print_rich(_pictured(stats))
+            print_json(stats) if as_json else print_rich(_pictured(stats), words_whole=True)
             if not watch:
                 return
 
@@ -64,7 +67,7 @@ def _pictured(stats: Record) -> Group:
     """Return the figures as two small tables."""
     from rich import box
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Column, Table
 
     figures = Table(box=None, show_header=False, pad_edge=False)
     lanes = "   ".join(f"{priority} {count}" for priority, count in stats["queued"].items())
@@ -72,10 +75,10 @@ def _pictured(stats: Record) -> Group:
     for name, value in (
         ("queue", stats["queue"]),
         ("queued", lanes + (f"   (oldest {seconds(oldest)})" if oldest is not None else "")),
-        *((name, stats[name]) for name in ("scheduled", "running", "dead")),
+        *((name, stats[name]) for name in ("scheduled", "running", "unstored", "dead") if name in stats),
     ):
         figures.add_row(name, shown(value))
-    consumers = Table("consumer", "state", "idle", "running", box=box.SIMPLE_HEAD, pad_edge=False)
+    consumers = Table(Column("consumer", no_wrap=True), "state", "idle", "running", box=box.SIMPLE_HEAD, pad_edge=False)
     for consumer in stats["consumers"]:
         cells = (consumer["name"], consumer["state"], seconds(consumer["idle_s"]), " ".join(consumer["running"]))
         consumers.add_row(*map(shown, cells))
@@ -97,8 +100,10 @@ def ls(as_json: bool, url: str | None) -> None:
         for letter in letters:
             print_json(letter)
     elif letters:
-        rows = [(letter["id"], letter["reason"], letter["died_at"], letter["error"]["detail"]) for letter in letters]
-        print_table(("id", "reason", "died at", "error"), rows)
+        # Not a table: at 80 columns nothing would be left beside an id, which must stay whole to be copied.
+        for letter in letters:
+            print_line(letter["id"], to_the_second(letter["died_at"]), letter["reason"])
+            click.echo(f"  {shown(letter['error']['detail'])}")
     else:
         click.echo("no dead letters")
 
@@ -124,7 +129,10 @@ async def _letters(producer: Producer) -> AsyncIterator[Record]:
 @parameters.as_json
 @parameters.url
 def show(dead_id: str, as_json: bool, url: str | None) -> None:
-    """Show a dead letter: by its job's id, or by its own when it has no job."""
+    """Show a dead letter.
+
+    By its job's id, or by its own when it has no job.
+    """
     letter = asyncio.run(_letter(parameters.producer_url(url), dead_id))
     if as_json:
         print_json(letter)

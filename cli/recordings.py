@@ -6,6 +6,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from deploy.paths import plain_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -42,7 +44,7 @@ def id_of(path: Path) -> str:
     """Return a job id that is the same for the same recording, and another one once the file has changed."""
     status = path.stat()
     digest = hashlib.sha256(
-        f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
+        f"{plain_path(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape")
     )
     return named_id(path, digest.hexdigest()[:16])
 

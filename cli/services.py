@@ -12,6 +12,7 @@ import click
 
 from cli import parameters
 from cli.output import own_command, print_json, print_table
+from cli.reasons import reason_of
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     help="A folder that recordings may lie in; may be repeated.  [default: STTREAM_AUDIO_ROOTS, or the current folder]",
 )
 def up(host: str, port: int, data_dir: Path, consumers: int, audio: tuple[Path, ...]) -> None:
-    """Run everything on this machine: embedded server, producer, consumers, writer.
+    """Run everything on this machine.
 
-    Ctrl-C stops; what was accepted goes on at the next start. Settings of the environment (STTREAM_MODEL, …) are
-    kept, except for those of folders, ports and the server.
+    An embedded server, a producer, consumers and a writer. Ctrl-C stops; what was accepted goes on at the next start.
+    Settings of the environment (STTREAM_MODEL, …) are kept, except for those of folders, ports and the server.
     """
     from deploy.plan import ignored, make_plan
 
@@ -114,7 +115,7 @@ def writer() -> None:
 
 @click.command()
 def setup() -> None:
-    """Load the function library, create groups, migrate the database.
+    """Load the functions, create groups, migrate the database.
 
     Services do it themselves where their users may.
     """
@@ -139,14 +140,17 @@ async def _set_up(settings: Settings) -> None:
             if not server_is_away(exc):
                 raise
             where = visible_url(settings.redis_url.get_secret_value())
-            raise Unavailable(f"no server answers at {where}: {exc}. Is STTREAM_REDIS_URL right?") from exc
+            raise Unavailable(f"no server answers at {where}: {reason_of(exc)}. Is STTREAM_REDIS_URL right?") from exc
         await set_up(redis, Keys(settings.queue), database)
 
 
 @click.command()
 @parameters.as_json
 def config(as_json: bool) -> None:
-    """Show the settings in force and where each came from; passwords are hidden."""
+    """Show this shell's settings and where each came from.
+
+    A running `up` has others: it brings its own server, folders and ports. Passwords are hidden.
+    """
     from common.settings import origins
 
     settings, found = _settings(), origins()
@@ -155,6 +159,7 @@ def config(as_json: bool) -> None:
         print_json({name: {"value": value, "from": found[name]} for name, value in rows.items()})
     else:
         print_table(("setting", "value", "from"), [(name, _told(value), found[name]) for name, value in rows.items()])
+        click.echo("this shell's settings; a running `up` has its own server, folders and ports", err=True)
 
 
 def _visible(value: object) -> object:

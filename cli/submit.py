@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli import parameters
 from cli.exits import FAILED, exit_code_of
-from cli.output import complain, print_json, print_line, progress_bar, shown
+from cli.output import complain, print_document, print_json, print_line, progress_bar, shown
 from common.errors import SttreamError
+from deploy.paths import plain_path
 
 if TYPE_CHECKING:
     from cli.http import Producer, Record
@@ -57,21 +58,23 @@ def submit(  # noqa: PLR0913 - one parameter an option
     metadata: tuple[str, ...],
     upload: bool,
     wait: bool,
-    format_: str,
+    format_: str | None,
     as_json: bool,
     url: str | None,
 ) -> None:
     """Queue recordings.
 
-    SOURCE is a file below one of the service's audio roots, or an https or s3 URL.
+    SOURCE is a file below one of the service's audio roots; with --upload, any file that this command can read.
     """
+    if format_ is not None and not wait:
+        raise click.UsageError("--format needs --wait: there is a transcript to print only at the end")
     if job_id is not None and len(sources) > 1:
         raise click.UsageError("--id names one job, and there are several sources")
     body: dict[str, object] = {"priority": priority}
     body |= {"id": job_id} if job_id is not None else {}
     body |= {"options": decoded} if (decoded := parameters.decoding_options(options, language)) else {}
     body |= {"metadata": parameters.pairs(metadata, "--metadata")} if metadata else {}
-    request = Request(sources, body, upload, wait, format_, as_json)
+    request = Request(sources, body, upload, wait, format_ or parameters.DEFAULT_FORMAT, as_json)
     click.get_current_context().exit(asyncio.run(_submit(parameters.producer_url(url), request)))
 
 
@@ -113,22 +116,27 @@ def _file(source: str) -> Path:
 
 async def _wait(producer: Producer, submitted: list[Record], request: Request) -> int:
     """Print each transcript, in the order of the sources, as soon as it and those before it are there."""
-    from cli.wait import wait_for_end
-
     code = 0
-    with progress_bar("{task.percentage:>3.0f}%") as progress:
-        for job in submitted:
-            task = progress.add_task(Path(job["source"]).name, total=1.0)
-
-            def seen(job: Record, task: Any = task) -> None:
-                progress.update(
-                    task, completed=job["progress"], description=f"{job['state']} {Path(job['source']).name}"
-                )
-
-            ended = (await wait_for_end(producer, [job["id"]], seen))[job["id"]]
-            progress.remove_task(task)
-            code = max(code, await _print_end(producer, ended, request, headed=len(submitted) > 1))
+    for job in submitted:
+        # The bar is gone from the terminal before anything is printed.
+        ended = await _watch(producer, job)
+        code = max(code, await _print_end(producer, ended, request, headed=len(submitted) > 1))
     return code
+
+
+async def _watch(producer: Producer, job: Record) -> Record:
+    """Show a bar until a job has ended; return it."""
+    from cli.wait import ENDED, wait_for_end
+
+    with progress_bar("{task.percentage:>3.0f}%") as progress:
+        task = progress.add_task("", total=1.0)
+
+        def seen(job: Record) -> None:
+            done = 1.0 if job["state"] in ENDED else job["progress"]
+            progress.update(task, completed=done, description=f"{job['state']} {shown(Path(job['source']).name)}")
+
+        seen(job)
+        return (await wait_for_end(producer, [job["id"]], seen))[job["id"]]
 
 
 async def _print_end(producer: Producer, job: Record, request: Request, *, headed: bool) -> int:
@@ -141,7 +149,7 @@ async def _print_end(producer: Producer, job: Record, request: Request, *, heade
     elif completed:
         if headed:
             click.echo(f"==> {shown(job['source'])} <==")
-        click.echo(await producer.transcript(job["id"], request.format_), nl=False)
+        print_document(await producer.transcript(job["id"], request.format_))
     if not completed:
         complain(f"{job['source']}: {told_end(job)} (job {job['id']})")
     return 0 if completed else FAILED
@@ -149,10 +157,15 @@ async def _print_end(producer: Producer, job: Record, request: Request, *, heade
 
 def told_end(job: Record) -> str:
     """Return how a job ended that has no transcript, in words."""
+    return f"{job['state']}: {told_error(job)}" if job.get("error") else str(job["state"])
+
+
+def told_error(job: Record) -> str:
+    """Return a job's error in words; its state when it has none."""
     error = job.get("error")
-    return f"{job['state']}: {error['type']}: {error['detail']}" if error else str(job["state"])
+    return f"{error['type']}: {error['detail']}" if error else str(job["state"])
 
 
 def absolute(source: str) -> str:
     """Return a source as the service understands it: URLs as they are, paths from the root."""
-    return source if "://" in source else str(Path(source).expanduser().absolute())
+    return source if "://" in source else str(plain_path(Path(source)))

@@ -72,6 +72,16 @@ class DataDir:
         except OSError as exc:
             raise StackRefused(f"data folder {self.path} cannot be made: {exc}; choose another (--data-dir)") from exc
 
+    def require_free(self) -> None:
+        """Look whether a stack runs on this folder.
+
+        Raises:
+            StackRefused: one does.
+        """
+        if (self.path / "lock").exists():
+            with hold(self):
+                pass
+
     def put_log_aside(self, service: str) -> None:
         """Rename a log that has grown large to `<service>.log.1`, over the one put aside before."""
         log = self.log_of(service)

@@ -21,6 +21,7 @@ bind 127.0.0.1
 port {port}
 protected-mode yes
 enable-debug-command no
+loglevel warning
 dir .
 save ""
 appendonly yes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
+from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +66,13 @@ class Follower:
 
 
 def is_routine(line: str) -> bool:
-    """Return whether a line says that somebody looked at something: a program that waits for a job looks often."""
+    """Return whether a line says that somebody looked at something: a program that waits for a job looks often.
+
+    What was refused counts, too: `/readyz` says no until everything is there, and whoever asked has the answer.
+    """
     try:
         fields = orjson.loads(line)
-        return bool(fields["event"] == "request_answered" and fields["method"] == "GET" and fields["status"] < 400)
+        return bool(fields["event"] == "request_answered" and fields["method"] == "GET")
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -86,6 +91,32 @@ def readable(line: str) -> str:
     traceback = fields.pop("exception", None)
     values = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
     return f"{at:%H:%M:%S} {event} {values}".rstrip() + (f"\n{traceback}" if traceback else "")
+
+
+def last_words(path: Path, since: int = 0, lines: int = 15) -> str:
+    """Return why a service ended, from the end of its log, indented: the error that it named, else its last lines.
+
+    Args:
+        since: where in the file the service's own lines begin, in bytes.
+    """
+    import click
+
+    try:
+        with path.open("rb") as file:
+            file.seek(since)
+            last = [line.decode(errors="replace").rstrip() for line in deque(file, maxlen=lines)]
+    except OSError as exc:
+        return f"  ({path} cannot be read: {exc})"
+    told = (_error_of(last[-1]) if last else None) or "\n".join(click.unstyle(readable(line)) for line in last)
+    return textwrap.indent(told, "  ") or f"  (nothing was logged in {path})"
+
+
+def _error_of(line: str) -> str | None:
+    """Return the error that a JSON log line names."""
+    try:
+        return str(orjson.loads(line)["error"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _size(path: Path) -> int:

@@ -60,6 +60,11 @@ class Stack:
         self._body = asyncio.current_task()
 
     @property
+    def drain_s(self) -> float:
+        """How long running work may take when the stack stops."""
+        return self._plan.settings.drain_s
+
+    @property
     def everything(self) -> list[Supervised]:
         """Every process, in starting order."""
         return [self.server, self.producer, *self.consumers, self.writer]
@@ -128,7 +133,7 @@ async def running_stack(plan: Plan, show: Callable[[str], None] | None = None) -
     plan.data.make()
     with hold(plan.data), _own_log(plan):
         stack = Stack(plan)
-        async with _following(plan, show), _signals(stack):
+        async with _following(plan, show), _signals(stack, show):
             try:
                 await stack.start()
                 yield stack
@@ -171,7 +176,8 @@ async def _following(plan: Plan, show: Callable[[str], None] | None) -> AsyncIte
     if show is None:
         yield
         return
-    names = ("supervisor", "server", *plan.services)
+    # Not the server: what it says is for its file, and is shown when it does not start.
+    names = ("supervisor", *plan.services)
     follower = Follower({name: plan.data.log_of(name) for name in names}, show)
     following = asyncio.create_task(follower.follow())
     try:
@@ -182,7 +188,7 @@ async def _following(plan: Plan, show: Callable[[str], None] | None) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def _signals(stack: Stack) -> AsyncIterator[None]:
+async def _signals(stack: Stack, show: Callable[[str], None] | None) -> AsyncIterator[None]:
     """Cancel the task that runs the stack at the first signal; kill the processes at one that comes while they stop."""
     loop, body = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -192,6 +198,9 @@ async def _signals(stack: Stack) -> AsyncIterator[None]:
             stack.kill()
         elif body is not None:
             stack.stopping = True
+            if show is not None:
+                # On a line of its own: the terminal has written ^C.
+                show(f"\nstopping; running work gets up to {stack.drain_s:g} s, Ctrl-C again ends at once")
             body.cancel()
 
     for number in _STOP_SIGNALS:

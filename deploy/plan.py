@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from common.settings import load_settings, variable_of
 from deploy.datadir import DataDir
 from deploy.errors import StackRefused
+from deploy.paths import plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,14 +79,17 @@ def make_plan(
         environ: the caller's environment, the process's own by default: settings that the stack does not own are kept.
 
     Raises:
-        StackRefused: a port is taken.
+        StackRefused: a port is taken, or the data folder.
         SettingsError: a setting that is kept is wrong.
     """
     environ = os.environ if environ is None else environ
-    data = DataDir(data_dir.expanduser().absolute())
+    data = DataDir(plain_path(data_dir))
+    data.require_free()  # before the ports: the stack that runs there holds those, too
     port = _free_pair(host) if port is None else port
-    _require_free(host, port, "the producer", "choose another (--port)")
-    _require_free("127.0.0.1", port + 1, "the embedded server", f"choose another (--port; the server takes {port} + 1)")
+    other = port + 1000 if port <= 60_000 else DEFAULT_PORT
+    then = f"choose another (--port {other}, or: make serve ARGS='--port {other}')"
+    _require_free(host, port, "the producer", then)
+    _require_free("127.0.0.1", port + 1, "the embedded server", f"it takes the next port; {then}")
     plan = Plan(
         data=data,
         host=host,
@@ -136,7 +140,7 @@ def _folder_list(folders: Sequence[Path]) -> str:
             raise StackRefused(
                 f"audio folder {folder}: a path with ':' cannot be in a list of folders; rename or link it"
             )
-    return ":".join(str(folder.expanduser().absolute()) for folder in folders)
+    return ":".join(str(plain_path(folder)) for folder in folders)
 
 
 def _metrics_ports(first: int, count: int) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from deploy.errors import ServiceFailed
-from deploy.supervisor import tail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +26,7 @@ async def until_ready(supervised: Supervised, ask: Ask, within_s: float) -> None
     Raises:
         ServiceFailed: it ended before it was ready, or the time is over; with the end of its log.
     """
-    name, log = supervised.service.name, supervised.service.log
+    name = supervised.service.name
     missing: str | None = "not asked yet"
     try:
         async with asyncio.timeout(within_s):
@@ -35,10 +34,12 @@ async def until_ready(supervised: Supervised, ask: Ask, within_s: float) -> None
                 # First a pause: what was told to start gets to start before we load what asks it.
                 await asyncio.sleep(POLL_S)
                 if supervised.last_exit is not None:
-                    raise ServiceFailed(f"{name} ended ({supervised.last_exit}) before it was ready:\n{tail(log)}")
+                    ended = f"{name} ended ({supervised.last_exit}) before it was ready"
+                    raise ServiceFailed(f"{ended}:\n{supervised.last_words()}")
                 missing = await ask()
     except TimeoutError as exc:
-        raise ServiceFailed(f"{name} was not ready within {within_s:g} s ({missing}):\n{tail(log)}") from exc
+        late = f"{name} was not ready within {within_s:g} s ({missing})"
+        raise ServiceFailed(f"{late}:\n{supervised.last_words()}") from exc
 
 
 async def server_answers(redis: Redis) -> str | None:

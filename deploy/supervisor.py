@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import structlog
 
-from deploy.errors import ServiceFailed
+from deploy.errors import StackRefused
+from deploy.follow import last_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -64,11 +64,12 @@ class Supervised:
         self._process: asyncio.subprocess.Process | None = None
         self._running: asyncio.Task[None] | None = None
         self._stopping = False
+        self._log_began = 0
         self.last_exit: str | None = None
         """How the service ended the last time that nobody had asked for it."""
 
     def start(self) -> asyncio.Task[None]:
-        """Start the service; the task ends with `ServiceFailed` when starting it again cannot help."""
+        """Start the service; the task ends with `StackRefused` when starting it again cannot help."""
         self._running = asyncio.create_task(self._keep_running(), name=self.service.name)
         return self._running
 
@@ -76,6 +77,10 @@ class Supervised:
     def pid(self) -> int | None:
         """Process id while the service runs."""
         return self._process.pid if self._process else None
+
+    def last_words(self) -> str:
+        """Return what the service's log says at its end, as people read it; lines of earlier runs do not count."""
+        return last_words(self.service.log, self._log_began)
 
     async def _keep_running(self) -> None:
         wait_s = FIRST_WAIT_S
@@ -85,7 +90,7 @@ class Supervised:
             if self._stopping:
                 return
             if code == WRONG_USE:
-                raise ServiceFailed(f"{self.service.name} refuses to start:\n{tail(self.service.log)}")
+                raise StackRefused(f"{self.service.name} refuses to start:\n{self.last_words()}")
             self.last_exit = how(code)
             wait_s = FIRST_WAIT_S if self._clock() - started > STEADY_S else wait_s
             log.warning("service_exited", name=self.service.name, how=self.last_exit, again_in_s=wait_s)
@@ -95,6 +100,7 @@ class Supervised:
 
     async def _run_once(self) -> int:
         with self.service.log.open("ab") as output:
+            self._log_began = output.tell()
             self._process = await _spawn(self.service, output)
         try:
             return await self._process.wait()
@@ -162,13 +168,3 @@ def how(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
-
-
-def tail(path: Path, lines: int = 15) -> str:
-    """Return the last lines of a log, indented; a remark when there are none."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            last = deque(file, maxlen=lines)
-    except OSError as exc:
-        return f"  ({path} cannot be read: {exc})"
-    return "".join(f"  {line}" for line in last).rstrip() or f"  (nothing was logged in {path})"

@@ -53,6 +53,20 @@ def test_the_demo_fails_when_a_clip_does(data, tmp_path):
     assert "young man" in result.stdout
 
 
+def test_a_refused_clip_does_not_keep_the_others_back(data, tmp_path):
+    """A link that leads out of the folder is told beside the words of the other clips."""
+    folder = _folder_with_one_clip(tmp_path)
+    (folder / "outside.wav").symlink_to("/etc/hostname")
+
+    result = sttream("demo", str(folder), "--data-dir", str(data.parent / "x" / ".." / "demo"))
+
+    assert result.returncode == 1
+    assert "outside.wav   refused\n  refused: source_outside_roots: " in result.stdout
+    assert "young man" in result.stdout
+    assert "2 clips, " in result.stdout
+    assert f"tsv): {data / 'results'}" in result.stdout
+
+
 def test_an_empty_folder_is_wrong_use(tmp_path):
     """The message says what was looked for, and nothing was started."""
     result = sttream("demo", str(tmp_path), "--data-dir", str(tmp_path / "demo"))
