@@ -135,6 +135,7 @@ class Transcriber:
                 await self._tell()
 
         try:
+            await self._tell()  # what was one job in preparation may be less than the engine wants
             return await Recognition(self._engine, work.lease, chunks, recording.samples, done).run(options)
         finally:
             self._chunks_left -= left

@@ -1,0 +1,108 @@
+"""The transcriber with the real decoder and the real model: one job after another, and what it says of its hunger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orjson
+import pytest
+
+from common.entries import Entry, Task
+from common.errors import JobError
+from common.lease import Ended, Lease
+from common.metrics import ConsumerMetrics
+from common.options import Options
+from common.outcomes import Completed, RetryPolicy
+from common.records import Job, JobSpec
+from common.runner import Work
+from common.settings import load_settings
+from common.transcript import Transcript
+from consumer.engine import Engine
+from consumer.prepare import PreparePool
+from consumer.transcriber import Transcriber
+from tests.recordings import EXAMPLES, write_recording, write_speech
+from tests.until import until
+
+
+@pytest.fixture
+async def transcriber(tmp_path):
+    roots = f"{EXAMPLES}:{tmp_path}"
+    environ = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu", "STTREAM_AUDIO_ROOTS": roots}
+    settings = load_settings(environ | {"STTREAM_UPLOAD_DIR": str(tmp_path)})
+    engine = Engine.load(settings)
+    async with PreparePool(processes=1, max_audio_s=600) as pool:
+        yield Transcriber(settings, pool, engine, ConsumerMetrics())
+    engine.close()
+
+
+def work(source, **options) -> Work:
+    spec = JobSpec(source=str(source), options=Options(**options))
+    job = Job(id="a", spec=spec, state="running", created_ms=1, queued_ms=1_000, started_ms=3_500)
+    entry = Entry("lane", "1-0", 1, {})
+    task = Task(entry, "a", job, 1, RetryPolicy(3, 1.0), 600.0)
+    return Work(task, Lease(lambda progress: (), clock=time.monotonic))
+
+
+async def test_a_job_becomes_a_transcript(transcriber):
+    """Everything that a client reads is filled in, and progress reaches the end."""
+    given = work(EXAMPLES / "austen-5-himself.ogg", word_timestamps=True)
+
+    outcome = await transcriber.handle(given)
+
+    assert isinstance(outcome, Completed)
+    said = Transcript.model_validate(orjson.loads(outcome.body))
+    assert said.text == "He might even have been made amiable himself."
+    assert (said.language, said.model, said.job_id) == ("en", "tiny.en", "a")
+    assert said.duration_s == pytest.approx(outcome.audio_s, abs=0.001)
+    assert [segment.id for segment in said.segments] == list(range(len(said.segments)))
+    assert said.segments[0].words
+    assert said.timings.queued_s == 2.5
+    assert given.lease.progress == pytest.approx(1)
+
+
+async def test_sequential_mode_says_the_same_of_short_recordings(transcriber, tmp_path):
+    """One chunk has no text before it."""
+    outcomes = [
+        await transcriber.handle(work(EXAMPLES / "austen-1-leisure.mp3", mode=mode))
+        for mode in ("chunks", "sequential")
+    ]
+    assert len({orjson.loads(outcome.body)["text"] for outcome in outcomes}) == 1
+
+
+async def test_noise_is_an_empty_transcript(transcriber, tmp_path):
+    """No speech, no words, and no language that nobody spoke."""
+    outcome = await transcriber.handle(work(write_recording(tmp_path / "tone.wav", 5)))
+
+    said = orjson.loads(outcome.body)
+    assert (said["text"], said["segments"], said["language"]) == ("", [], None)
+
+
+async def test_a_job_that_ends_early_leaves_the_transcriber_hungry(transcriber, tmp_path):
+    """Counters that leak would starve the consumer, one cancelled job after another."""
+    recording = write_speech(tmp_path / "long.wav", rounds=4)
+    for _ in range(3):
+        given = work(recording)
+        handling = asyncio.create_task(transcriber.handle(given))
+        await until(lambda lease=given.lease: lease.progress > 0, within_s=60, what="the recording is prepared")
+        given.lease.end(Ended.CANCELLED)
+        handling.cancel()
+        await asyncio.wait({handling})
+    with pytest.raises(JobError):
+        await transcriber.handle(work(tmp_path / "missing.wav"))
+
+    await asyncio.wait_for(transcriber.hungry(), 5)
+    assert transcriber._waiting == 0
+
+
+async def test_a_long_recording_is_enough(transcriber, tmp_path):
+    """A consumer that holds a recording of many chunks must leave the next job to an idle one."""
+    given = work(write_speech(tmp_path / "long.wav", rounds=8), language="en")
+    handling = asyncio.create_task(transcriber.handle(given))
+    await until(lambda: given.lease.progress > 0, within_s=60, what="the recording is prepared")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(transcriber.hungry(), 0.05)
+
+    handling.cancel()
+    await asyncio.wait({handling})
