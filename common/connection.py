@@ -94,6 +94,12 @@ def connect(settings: Settings) -> Client:
     return redis.asyncio.Redis.from_pool(pool)  # which closes the pool with the client
 
 
+async def server_now_ms(client: Client) -> int:
+    """Return the server's clock in ms since 1970."""
+    seconds, microseconds = await client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 class _Cancellable:
     """Mends a connection that loses cancellations, so that a loop which is told to end does end.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from common.connection import Client, group_is_missing
+from common.connection import Client, group_is_missing, server_now_ms
 from common.keys import TRANSCRIBERS, Keys
 from common.records import Job, JobSpec, State, job_or_none
 from common.scripts import call
@@ -210,8 +210,7 @@ class JobQueue:
 
     async def now_ms(self) -> int:
         """Return the server's clock in ms since 1970."""
-        seconds, microseconds = await self.redis.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return await server_now_ms(self.redis)
 
     def _batch(self, job: Job) -> list[str]:
         return [self.keys.batch(job.spec.batch_id)] if job.spec.batch_id else []

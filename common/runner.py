@@ -175,7 +175,7 @@ class Runner:
 
     def _lost(self, lease: Lease) -> None:
         self._metrics.leases_lost.inc()
-        log.warning("lease_lost", why=lease.ended, next="another consumer has the entry; this work is dropped")
+        log.warning("lease_lost", why=lease.ended, next="this work is dropped; who holds or rescues the entry runs it")
 
     def _record(self, verdict: Verdict, settled: Settled, took_s: float) -> None:
         """Count and log one settlement: the one line that an entry leaves."""

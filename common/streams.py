@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ValidationError
 
-from common.connection import Client
+from common.connection import Client, server_now_ms
 from common.entries import Entry, Settled, Task
 from common.group import Group, pairs
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS, Keys
@@ -137,8 +137,7 @@ class JobStreams:
     async def _promote(self) -> int:
         """Queue a page of delayed jobs that are due, and return how many were."""
         redis, keys = self._group.redis, self.keys
-        seconds, microseconds = await redis.time()
-        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        now_ms = await server_now_ms(redis)
         due = await redis.zrange(keys.delayed, "-inf", now_ms, byscore=True, offset=0, num=_PROMOTED_AT_ONCE)
         specs = await self._group.call_all(("HGET", keys.job(job_id), "spec") for job_id in due)
         commands = []

@@ -149,9 +149,9 @@ class Engine:
         if over():
             raise ChunkAbandoned
         with lease.step() as alive:
-            return self._decode(chunk, audio, options, alive, over)
+            return self._run_model(chunk, audio, options, alive, over)
 
-    def _decode(
+    def _run_model(
         self,
         chunk: Chunk,
         audio: NDArray[np.float32],
@@ -161,7 +161,7 @@ class Engine:
     ) -> ChunkText:
         spans = [{"start": span.start, "end": span.end} for span in chunk.spans]
         try:
-            found, info = self._model.transcribe(audio, **_decoding(options))
+            found, info = self._model.transcribe(audio, **_arguments(options))
             segments = []
             # The work is done while iterating: the library decodes 30 s, then yields their segments.
             for segment in restore_speech_timestamps(found, spans, SAMPLE_RATE_HZ):
@@ -183,7 +183,7 @@ def renumbered(segments: list[Segment]) -> tuple[Segment, ...]:
     return tuple(segment.model_copy(update={"id": index}) for index, segment in enumerate(segments))
 
 
-def _decoding(options: Options) -> dict[str, Any]:
+def _arguments(options: Options) -> dict[str, Any]:
     """Return the library's arguments; what the job does not set stays the library's default."""
     arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
     optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)

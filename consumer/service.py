@@ -28,7 +28,6 @@ from common.streams import JobStreams, ResultStream
 if TYPE_CHECKING:
     from common.settings import Settings
 
-
 # Results that a writer holds at a time: enough for one transaction to be worth its fsync.
 RESULTS_AT_A_TIME = 64
 # One decoder keeps up with several times what a GPU transcribes.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import orjson
 import structlog
@@ -28,31 +28,12 @@ from consumer.files import open_results, sync_folder, write_files
 
 if TYPE_CHECKING:
     from common.metrics import WriterMetrics
+    from common.runner import Work
 
 log = structlog.get_logger()
 
 # The source of a job of which Redis knows nothing any more, and whose result does not tell either.
 UNKNOWN_SOURCE: Final = "unknown"
-
-
-class ResultEntry(Protocol):
-    """What the writer reads of a stream entry."""
-
-    @property
-    def fields(self) -> Mapping[str, str]:
-        """`id`, `outcome`, `run`, `body`."""
-
-
-class Work(Protocol):
-    """What the writer needs of the stage's work."""
-
-    @property
-    def entry(self) -> ResultEntry:
-        """The result."""
-
-    @property
-    def job(self) -> Job | None:
-        """The job as it stands in Redis, perhaps in a later run; None when its hash is gone."""
 
 
 @dataclass(slots=True, eq=False)
