@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +33,8 @@ class Task:
     attempts: int
     policy: RetryPolicy
     timeout_s: float | None
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What earlier attempts have finished, by name."""
 
 
 class Settled(Enum):
@@ -50,9 +52,6 @@ class Settled(Enum):
 class StageStreams(Protocol):
     """What a stage needs of its streams."""
 
-    async def create_groups(self) -> None:
-        """Create what is missing."""
-
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Return new entries, most urgent first; waits up to `block_ms` for one."""
 
@@ -65,8 +64,14 @@ class StageStreams(Protocol):
     async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:
         """Carry out verdicts, in one round trip."""
 
-    def renewal(self, task: Task, progress: str) -> tuple[Any, ...]:
-        """Return the command that renews a task's entry."""
+    def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
+        """Return the command that renews a task's entry, and keeps finished parts of it."""
+
+    def cancellation(self, task: Task) -> tuple[Any, ...] | None:
+        """Return the command that asks whether a task's job shall be cancelled; None where nobody can ask for it."""
+
+    async def room(self) -> None:
+        """Return when the next stage keeps up; until then, more work would only pile up in the server's memory."""
 
     async def keep_house(self, gone_ms: int) -> None:
-        """Queue what is due; forget consumers that are gone."""
+        """Queue what is due; forget consumers that are gone; see whether the next stage keeps up."""

@@ -59,6 +59,10 @@ class Keys:
         """Hash of one job."""
         return self._key(f"job:{job_id}")
 
+    def parts(self, job_id: str) -> str:
+        """Hash of the finished parts of a job under way: where the next attempt goes on."""
+        return self._key(f"parts:{job_id}")
+
     def batch(self, batch_id: str) -> str:
         """Hash of one batch: its counters by state."""
         return self._key(f"batch:{batch_id}")

@@ -1,7 +1,7 @@
 """Leases: a thread of its own, on its own connection, keeps this process's entries from looking abandoned.
 
-It goes on whatever the event loop or the model does, and stops for a job that is over its time limit or shows no
-progress: a worker that hangs must lose its job.
+It goes on whatever the event loop or the model does, and stops for a job that is over its time limit: a worker that
+hangs must lose its job. With each renewal go the job's progress and the parts of it that are done.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from common.connection import connect_thread, server_is_away
-from common.outage import Outage
+from common.connection import blames_the_server, connect_thread
+from common.outage import Server
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -25,8 +24,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 Clock = Callable[[], float]
-# The command that renews one entry and carries its progress ("" when unchanged).
-Renewal = Callable[[str], tuple[Any, ...]]
+Command = tuple[Any, ...]
+Part = tuple[str, str]
+# Makes the command that renews one entry, with its progress ("" when unchanged) and the parts that are new.
+Renewal = Callable[[str, Sequence[Part]], Command]
+
+# How often the thread asks whether jobs shall be cancelled: whoever cancels a job waits for it.
+_LOOK_S = 0.5
+# Parts that one renewal carries at most: together they must not hold up the renewals of other jobs.
+_PARTS_AT_ONCE = 100
 
 # After a job's time limit the event loop gets this long to end it before the lease is let go: if it has not by then,
 # it hangs.
@@ -44,8 +50,6 @@ class Ended(StrEnum):
     """Somebody asked for the job to be cancelled; the entry is still ours to settle."""
     EXPIRED = "expired"
     """The job is over its time limit."""
-    STALLED = "stalled"
-    """The work showed no progress for too long."""
     HANDED_BACK = "handed_back"
     """This process stops; the entry is still ours to release."""
 
@@ -54,25 +58,25 @@ class Lease:
     """One entry that this process holds. Written by the work and by the keeper's thread."""
 
     def __init__(
-        self, renewal: Renewal, *, limit_s: float | None = None, stall_s: float | None = None, clock: Clock
+        self, renewal: Renewal, *, cancellation: Command | None = None, limit_s: float | None = None, clock: Clock
     ) -> None:
-        """Start the clocks.
+        """Start the clock.
 
         Args:
             renewal: makes the renewing command.
+            cancellation: asks whether the job shall be cancelled; None when nobody can ask for it.
             limit_s: seconds after which the lease is let go; None for no limit.
-            stall_s: seconds without a sign of life in a step after which it is let go; None for no limit.
             clock: monotonic seconds.
         """
-        self.renewal = renewal
+        self.cancellation = cancellation
         self.ended: Ended | None = None
         self.on_end: Callable[[], object] | None = None
+        self.progress = 0.0
+        self._renewal = renewal
         self._clock = clock
         self._deadline = None if limit_s is None else clock() + limit_s + TIME_LIMIT_GRACE_S
-        self._stall_s = stall_s
-        self._steps: dict[object, float] = {}
-        self.progress = 0.0
-        self._sent = "0.000"
+        self._parts: list[Part] = []
+        self._sent = ("0.000", 0)
 
     @property
     def over(self) -> bool:
@@ -87,6 +91,10 @@ class Lease:
         """Say that a share of the work, from 0 to 1, has been done since the last report."""
         self.report(self.progress + share)
 
+    def keep(self, name: str, body: str) -> None:
+        """Keep a finished part of the work with the next renewal: another attempt finds it and need not redo it."""
+        self._parts.append((name, body))
+
     def end(self, why: Ended) -> None:
         """End the lease once; the first reason stays."""
         if self.ended is None:
@@ -96,52 +104,36 @@ class Lease:
 
     def spent(self) -> Ended | None:
         """Return why the lease must not be renewed again, or None."""
-        now = self._clock()
-        if self._deadline is not None and now > self._deadline:
-            return Ended.EXPIRED
-        oldest_sign_s = min(self._steps.copy().values(), default=now)
-        if self._stall_s is not None and now - oldest_sign_s > self._stall_s:
-            return Ended.STALLED
-        return None
+        return Ended.EXPIRED if self._deadline is not None and self._clock() > self._deadline else None
 
-    @contextmanager
-    def step(self) -> Iterator[Callable[[], None]]:
-        """Do a step that may hang, in any thread; call what is yielded as a sign of life.
+    def next_command(self) -> tuple[Command, tuple[str, int]]:
+        """Return the renewing command, and what `renewed` is to be told once it has arrived.
 
-        Time between steps does not count: waiting for a decoder or an engine that others use is no stall.
+        It carries what has changed since the last one that arrived.
         """
-        key = object()
-
-        def alive() -> None:
-            self._steps[key] = self._clock()
-
-        alive()
-        try:
-            yield alive
-        finally:
-            del self._steps[key]
-
-    def next_command(self) -> tuple[Any, ...]:
-        """Return the renewing command, with the progress if it changed since the last one that arrived."""
+        sent_progress, sent_parts = self._sent
         progress = f"{self.progress:.3f}"
-        return self.renewal("" if progress == self._sent else progress)
+        parts = self._parts[sent_parts : sent_parts + _PARTS_AT_ONCE]
+        command = self._renewal("" if progress == sent_progress else progress, parts)
+        return command, (progress, sent_parts + len(parts))
 
-    def renewed(self, command: tuple[Any, ...]) -> None:
-        """Note that a command arrived."""
-        self._sent = command[-1] or self._sent
+    def renewed(self, sent: tuple[str, int]) -> None:
+        """Note what has arrived."""
+        self._sent = sent
 
 
 class LeaseKeeper:
     """The thread that renews all leases of a process together, every `renew_ms`."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = time.monotonic) -> None:
+    def __init__(self, settings: Settings, server: Server, *, clock: Clock = time.monotonic) -> None:
+        self.server = server
         self.clock = clock
         self.rescue_from_s = -math.inf
         """Until then other consumers may not have renewed since the last outage: their entries only look abandoned."""
         self._renew_s = settings.renew_ms / 1000
         self._lease_s = settings.lease_ms / 1000
         self._redis = connect_thread(settings)
-        self._outage = Outage("lease renewal")
+        self._outage = server.used_for("lease renewal")
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -167,21 +159,25 @@ class LeaseKeeper:
             self._leases.discard(lease)
 
     def _run(self) -> None:
-        wait_s = self._renew_s
+        wait_s, due_s = 0.0, self.clock() + self._renew_s
         while not self._stopping.wait(wait_s):
-            started = self.clock()
             try:
-                self.renew_all()
+                if self.clock() < due_s:
+                    self.look_for_cancellations()
+                else:
+                    due_s = self.clock() + self._renew_s
+                    self.renew_all()
             except Exception as exc:
-                if not server_is_away(exc):
+                if not blames_the_server(exc):
                     # Unknown trouble must not end the thread: leases would lapse while the work goes on.
                     log.exception("leases_not_renewed", next="retrying")
                 wait_s = min(self._outage.failed(exc), self._renew_s / 3)
+                due_s = -math.inf  # what was missed is made up for first
                 self.rescue_from_s = math.inf
             else:
                 if self._outage.over():
                     self.rescue_from_s = self.clock() + self._lease_s
-                wait_s = max(0.0, self._renew_s - (self.clock() - started))
+                wait_s = min(_LOOK_S, max(0.0, due_s - self.clock()))
 
     def renew_all(self) -> None:
         """Renew every lease in one round trip, and end those that are spent, lost or cancelled."""
@@ -191,29 +187,41 @@ class LeaseKeeper:
                 self._end(lease, why)
         self._renew(self._held())
 
+    def look_for_cancellations(self) -> None:
+        """Ask for every job in one round trip whether it shall be cancelled."""
+        asked = [(lease, lease.cancellation) for lease in self._held() if lease.cancellation and not lease.over]
+        for (lease, _), wanted in zip(asked, self._send([command for _, command in asked]), strict=True):
+            if wanted == 1:
+                lease.end(Ended.CANCELLED)
+
     def _held(self) -> list[Lease]:
         with self._lock:
             return list(self._leases)
 
     def _renew(self, leases: Iterable[Lease]) -> None:
-        commands = [(lease, lease.next_command()) for lease in leases]
-        if not commands:
-            return
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        for _, command in commands:
-            pipeline.execute_command(*command)
-        replies = pipeline.execute(raise_on_error=False)
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        for (lease, command), reply in zip(commands, replies, strict=True):
+        renewals = [(lease, *lease.next_command()) for lease in leases]
+        replies = self._send([command for _, command, _ in renewals])
+        for (lease, _, sent), reply in zip(renewals, replies, strict=True):
             if reply in (_LOST, _RETIRED):
                 self._end(lease, Ended.LOST)
             elif reply == _CANCEL:
-                lease.renewed(command)
+                lease.renewed(sent)
                 lease.end(Ended.CANCELLED)  # still held, and renewed until it is settled
             elif reply == _RENEWED:
-                lease.renewed(command)
-        if errors:
-            raise errors[0]
+                lease.renewed(sent)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one round trip; an error is the reply of the command that it blames."""
+        if not commands:
+            return []
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = pipeline.execute(raise_on_error=False)
+        return replies
 
     def _end(self, lease: Lease, why: Ended) -> None:
         self.let_go(lease)

@@ -126,6 +126,7 @@ class JobQueue:
                 keys.results,
                 keys.delayed,
                 keys.lane(job.spec.priority),
+                keys.parts(job_id),
                 *self._batch(job),
             ],
             [job_id, TRANSCRIBERS],

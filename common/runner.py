@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,6 +55,11 @@ class Work:
         """The job as it stood when the entry began."""
         return self.task.job
 
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """What earlier attempts have kept through their leases, by name."""
+        return self.task.parts
+
 
 class Handler(Protocol):
     """The work of one kind of stage. It returns an outcome and never touches a stream."""
@@ -75,7 +81,6 @@ class Runner:
         keeper: LeaseKeeper,
         settler: Settler,
         metrics: StageMetrics,
-        stall_s: float | None,
     ) -> None:
         """Take ready objects.
 
@@ -85,14 +90,12 @@ class Runner:
             keeper: renews the leases; running.
             settler: carries out the verdicts; running.
             metrics: counters of this stage.
-            stall_s: seconds without progress after which a lease is let go; None for no limit.
         """
         self._streams = streams
         self._handler = handler
         self._keeper = keeper
         self._settler = settler
         self._metrics = metrics
-        self._stall_s = stall_s
         self._clock = keeper.clock
         self._rng = random.Random()  # noqa: S311 jitter is no secret
         self._handled: set[Lease] = set()
@@ -106,9 +109,9 @@ class Runner:
         """Carry one entry from its start to its settlement."""
         started = self._clock()
         lease = Lease(
-            lambda progress: self._streams.renewal(task, progress),
+            lambda progress, parts: self._streams.renewal(task, progress, parts),
+            cancellation=self._streams.cancellation(task),
             limit_s=task.timeout_s,
-            stall_s=self._stall_s,
             clock=self._clock,
         )
         with structlog.contextvars.bound_contextvars(**_context(task)):

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(GIB, gt=0, description="Largest recording accepted, in bytes.")
     max_audio_s: float = Field(6 * 3600, gt=0, description="Longest recording accepted, in seconds of audio.")
     max_queued: int = Field(100_000, gt=0, description="Jobs waiting, scheduled or running before submits get 429.")
+    max_unstored: int = Field(
+        10_000, gt=0, description="Results waiting for a writer from which on consumers take no more jobs."
+    )
     http_host: str = Field(
         "127.0.0.1", description="Address that the producer, and every service's health and metrics, listen on."
     )
@@ -70,7 +73,9 @@ class Settings(BaseSettings):
     prepare_processes: int | None = Field(None, gt=0, description="Decoder processes; default: half the cores, 1 to 4.")
     lease_ms: int = Field(10_000, ge=100, description="Idle time after which an entry counts as abandoned.")
     renew_ms: int = Field(3_000, ge=10, description="How often leases are renewed; at most a third of the lease.")
-    stall_s: float = Field(300.0, gt=0, description="Without any progress for so long, a job's lease is let go.")
+    stall_s: float = Field(
+        300.0, gt=0, description="A model, disk or event loop that hangs for so long ends the process, not only a job."
+    )
     drain_s: float = Field(25.0, ge=0, description="How long SIGTERM waits for running work before handing it back.")
     timeout_s: float = Field(900.0, gt=0, description="Time limit of one attempt, unless the job says otherwise.")
     max_attempts: int = Field(3, ge=1, le=100, description="Attempts before a dead letter, unless the job says so.")

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-from common.outage import Outage, persist
+from common.outage import Server, persist
 
 if TYPE_CHECKING:
     from common.entries import Settled, StageStreams, Task
@@ -19,9 +19,9 @@ _AT_ONCE = 256
 class Settler:
     """Carries out the verdicts of one stage."""
 
-    def __init__(self, name: str, streams: StageStreams) -> None:
+    def __init__(self, name: str, streams: StageStreams, server: Server) -> None:
         self._streams = streams
-        self._outage = Outage(f"settling of the {name} stage")
+        self._outage = server.used_for(f"settling of the {name} stage")
         self._ready: asyncio.Queue[tuple[Task, Verdict, asyncio.Future[Settled]]] = asyncio.Queue()
 
     async def settle(self, task: Task, verdict: Verdict) -> Settled:

@@ -52,6 +52,15 @@ class Epoch:
             await redis.set(keys.epoch, secrets.token_hex(8), nx=True)
         return cls(redis, keys, str(await redis.get(keys.epoch)))
 
+    async def restore(self) -> None:
+        """Compare, then bring back the functions and groups that the server lost.
+
+        Raises:
+            DataLost: the server holds other data than when this process started.
+        """
+        await self.check()
+        await _set_up_server(self._redis, self._keys)
+
     async def check(self) -> None:
         """Compare.
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from common.connection import BLOCK_MS, group_is_missing, server_is_away
-from common.outage import Outage
+from common.connection import BLOCK_MS
+from common.outage import passes, persist
 from common.runner import Handler, Runner
 from common.settler import Settler
 
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# How often in a lease a stage looks for abandoned entries: a job of a dead consumer waits for a lease and one sweep.
-_SWEEPS_A_LEASE = 5
+# An entry is abandoned when its lease has not been renewed for this share of it. Renewals come at each third, so two
+# had their time; with the sweeps, what a dead consumer held runs again within one lease.
+_ABANDONED_AT = 0.8
+# How often in a lease a stage looks for abandoned entries.
+_SWEEPS_A_LEASE = 10
 # A consumer that has been silent for this many leases, and holds nothing, is forgotten.
 _LEASES_UNTIL_FORGOTTEN = 30
 
@@ -45,8 +48,6 @@ class StageSettings:
     lease_ms: int
     drain_s: float
     """How long running work may go on once the process shall stop."""
-    stall_s: float | None = None
-    """Without progress for so long, a lease is let go; None for no limit."""
 
 
 class Stage:
@@ -60,7 +61,7 @@ class Stage:
         keeper: LeaseKeeper,
         metrics: StageMetrics,
         *,
-        check_data: Callable[[], Awaitable[None]],
+        restore: Callable[[], Awaitable[None]],
     ) -> None:
         """Take ready objects.
 
@@ -70,21 +71,24 @@ class Stage:
             handler: what it does.
             keeper: renews the leases; running.
             metrics: counters of this stage.
-            check_data: raises `DataLost` when the server is not the one this process knows.
+            restore: sees after trouble whether the server is the one that this process knows, and brings back what it
+                lost and can be made again; raises `DataLost` when it is not, `Unavailable` when others must do it.
         """
         self.settings = settings
         self._streams = streams
         self._handler = handler
         self._keeper = keeper
         self._metrics = metrics
-        self._check_data = check_data
+        self._restore = restore
         self._clock = keeper.clock
-        self._settler = Settler(settings.name, streams)
-        self._runner = Runner(streams, handler, keeper, self._settler, metrics, settings.stall_s)
+        self._settler = Settler(settings.name, streams, keeper.server)
+        self._runner = Runner(streams, handler, keeper, self._settler, metrics)
+        self._delivered: list[Entry] = []
+        """Read, but not begun: the reply may have been lost."""
         self._running: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self._taking = asyncio.Lock()
-        self._outage = Outage(f"streams of the {settings.name} stage")
+        self._outage = keeper.server.used_for(f"streams of the {settings.name} stage")
         self._sweep_every_s = settings.lease_ms / 1000 / _SWEEPS_A_LEASE
         # Services restart together after an outage: whoever lives renews within a third of the lease.
         self._rescue_from_s = self._clock() + settings.lease_ms / 3000
@@ -110,81 +114,88 @@ class Stage:
 
     async def _fetch(self) -> None:
         """Fill free slots: first with abandoned entries when a sweep is due, then with new ones."""
-        swept_s = float("-inf")
+        swept_s = -math.inf
         while True:
-            free = await self._free_slots()
+            await self._welcome()
             try:
+                if self._outage.failures:
+                    await self._recover()
+                await self._begin()
                 if self._clock() - swept_s >= self._sweep_every_s:
                     swept_s = self._clock()
-                    await self._take(await self._rescue(free), "rescued")
-                    free = self.settings.slots - len(self._running)
-                if free > 0:
-                    await self._take(await self._streams.read(free, self._block_ms()), "new")
-                if self._outage.over():
-                    await self._after_outage()
-            except Exception as exc:  # noqa: BLE001 `_survive` raises what does not pass by itself
-                await self._survive(exc)
+                    await self._take(await self._rescue(), "rescued")
+                if self._free > 0:
+                    await self._take(await self._streams.read(self._free, self._block_ms()), "new")
+            except Exception as exc:
+                if not passes(exc):
+                    raise
+                self._rescue_from_s = math.inf
+                await asyncio.sleep(self._outage.failed(exc))
+
+    async def _recover(self) -> None:
+        """See after trouble what the server still holds, and let the others renew before rescuing.
+
+        Idle time counts an outage too, so entries look abandoned whose consumers are alive.
+        """
+        await self._restore()
+        self._outage.over()
+        self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
 
     def _block_ms(self) -> int:
         return max(1, min(BLOCK_MS, round(self._sweep_every_s * 1000)))
 
-    async def _free_slots(self) -> int:
-        """Wait until a slot is free and the handler is hungry; return how many slots are free."""
-        while len(self._running) >= self.settings.slots:
+    @property
+    def _free(self) -> int:
+        """Slots that are free."""
+        return self.settings.slots - len(self._running)
+
+    async def _welcome(self) -> None:
+        """Wait until a slot is free, the handler is hungry, and the next stage keeps up."""
+        while self._free <= 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
         await self._handler.hungry()
-        return self.settings.slots - len(self._running)
+        await self._streams.room()
 
-    async def _rescue(self, free: int) -> list[Entry]:
+    async def _rescue(self) -> list[Entry]:
         if self._clock() < max(self._rescue_from_s, self._keeper.rescue_from_s):
             return []
-        return await self._streams.rescue(free, self.settings.lease_ms)
+        return await self._streams.rescue(self._free, round(_ABANDONED_AT * self.settings.lease_ms))
 
     async def _take(self, entries: list[Entry], kind: str) -> None:
-        """Begin entries and run them, each in a task of its own."""
-        if not entries:
-            return
+        """Begin entries that were just read."""
         self._metrics.deliveries.labels(kind).inc(len(entries))
+        self._delivered += entries
+        await self._begin()
+
+    async def _begin(self) -> None:
+        """Begin what was delivered and run it, each entry in a task of its own; may be repeated."""
+        if not self._delivered:
+            return
         async with self._taking:
-            for task in await self._streams.begin(entries):
+            for task in await self._streams.begin(self._delivered):
                 running = asyncio.create_task(self._runner.run(task), name=f"{self.settings.name}:{task.id}")
                 self._running.add(running)
                 running.add_done_callback(self._ran)
+            self._delivered.clear()
 
     def _ran(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
         self._slot_freed.set()
 
-    async def _survive(self, error: Exception) -> None:
-        """Wait out what passes by itself; raise what does not."""
-        if group_is_missing(error):
-            await self._check_data()
-            await self._streams.create_groups()
-        elif server_is_away(error):
-            self._rescue_from_s = math.inf
-            await asyncio.sleep(self._outage.failed(error))
-        else:
-            raise error
-
-    async def _after_outage(self) -> None:
-        """Let the others renew before rescuing: idle time counts the outage too, so live entries look abandoned."""
-        self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
-        await self._check_data()
-
     async def _keep_house(self) -> None:
-        """Queue what is due and forget consumers that are gone, about once a second."""
-        outage = Outage(f"housekeeping of the {self.settings.name} stage")
+        """Queue what is due, forget consumers that are gone, see to the next stage, about once a second."""
+        outage = self._keeper.server.used_for(f"housekeeping of the {self.settings.name} stage")
+        gone_ms = _LEASES_UNTIL_FORGOTTEN * self.settings.lease_ms
+
+        async def keep_house() -> None:
+            if outage.failures:
+                await self._restore()  # here too: while all slots are taken, nothing is fetched
+            await self._streams.keep_house(gone_ms)
+
         while True:
-            try:
-                await self._streams.keep_house(_LEASES_UNTIL_FORGOTTEN * self.settings.lease_ms)
-            except Exception as exc:
-                if not (server_is_away(exc) or group_is_missing(exc)):
-                    raise
-                await asyncio.sleep(outage.failed(exc))
-            else:
-                outage.over()
-                await asyncio.sleep(0.5 + random.random())  # noqa: S311 jitter: many consumers shall not come at once
+            await persist(outage, keep_house)
+            await asyncio.sleep(0.5 + random.random())  # noqa: S311 jitter: many consumers shall not come at once
 
     async def _drain(self) -> None:
         """Let running work finish within the limit, then hand the rest back."""

@@ -5,9 +5,11 @@ Each begins entries, renews them, and turns a verdict into the one function call
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from common.connection import Client, server_now_ms
@@ -20,6 +22,8 @@ from common.scripts import fcall
 
 if TYPE_CHECKING:
     from common.settings import Settings
+
+log = structlog.get_logger()
 
 # How many due jobs one round queues.
 _PROMOTED_AT_ONCE = 100
@@ -49,9 +53,14 @@ class JobStreams:
         self._settings = settings
         self._group = Group(redis, keys.lanes, TRANSCRIBERS, consumer)
         self._priority: dict[str, Priority] = {keys.lane(priority): priority for priority in PRIORITIES}
-        self.create_groups = self._group.create
+        self._room = asyncio.Event()
+        self._room.set()
         self.read = self._group.read
         self.rescue = self._group.rescue
+
+    async def room(self) -> None:
+        """Return when fewer results than `max_unstored` wait for a writer."""
+        await self._room.wait()
 
     async def begin(self, entries: Sequence[Entry]) -> list[Task]:
         """Start one attempt of each job; entries that are no jobs become dead letters."""
@@ -78,7 +87,7 @@ class JobStreams:
         )
 
     def _start(self, entry: Entry, spec: JobSpec) -> tuple[Any, ...]:
-        keys = [*self._job_keys(entry.stream, entry.fields["id"]), self.keys.results, *self._batch_key(entry)]
+        keys = [*self._settling_keys(entry.stream, entry.fields["id"]), *self._batch_key(entry)]
         return fcall("start", keys, [*self._group.fence(entry), entry.fields["id"], spec.to_json()])
 
     async def _task(self, entry: Entry, reply: list[Any] | Exception) -> Task | None:
@@ -89,7 +98,7 @@ class JobStreams:
             return None
         job_id = entry.fields["id"]
         try:
-            job = Job.from_hash(job_id, pairs(reply[2:]))
+            job = Job.from_hash(job_id, pairs(reply[1]))
         except ValueError as exc:
             await self._bury_unreadable(entry, exc)
             return None
@@ -98,7 +107,7 @@ class JobStreams:
             max_attempts=spec.max_attempts or settings.max_attempts,
             delay_s=settings.retry_delay_s if spec.retry_delay_s is None else spec.retry_delay_s,
         )
-        return Task(entry, job_id, job, job.attempts, policy, spec.timeout_s or settings.timeout_s)
+        return Task(entry, job_id, job, job.attempts, policy, spec.timeout_s or settings.timeout_s, pairs(reply[2]))
 
     async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:
         """Carry out verdicts; each is one function that writes nothing unless the entry is still ours."""
@@ -107,32 +116,51 @@ class JobStreams:
 
     def _settlement(self, task: Task, verdict: Verdict) -> tuple[Any, ...]:
         """Return the one command that carries out a verdict."""
-        keys, batch = self._job_keys(task.entry.stream, task.id), self._batch_key(task.entry)
-        results, fence = self.keys.results, [*self._group.fence(task.entry), task.id]
+        keys, batch = self._settling_keys(task.entry.stream, task.id), self._batch_key(task.entry)
+        fence = [*self._group.fence(task.entry), task.id]
         match verdict:
             case Publish(body, audio_s):
-                return fcall("complete", [*keys, results, *batch], [*fence, body, audio_s])
+                return fcall("complete", [*keys, *batch], [*fence, body, audio_s])
             case Delay(failure, delay_ms):
-                delayed = [*keys, results, self.keys.delayed, *batch]
+                delayed = [*keys, self.keys.delayed, *batch]
                 return fcall("delay", delayed, [*fence, failure.model_dump_json(), delay_ms])
             case Bury(failure, reason):
-                dead = [*keys, results, self.keys.dead, *batch]
+                dead = [*keys, self.keys.dead, *batch]
                 return fcall("bury", dead, [*fence, failure.model_dump_json(), reason])
             case Cancel():
-                return fcall("cancelled", [*keys, results, *batch], fence)
+                return fcall("cancelled", [*keys, *batch], fence)
             case Release():
-                return fcall("release", [*keys, *batch], [*fence, RELEASED])
+                return fcall("release", [*self._job_keys(task.entry.stream, task.id), *batch], [*fence, RELEASED])
 
-    def renewal(self, task: Task, progress: str) -> tuple[Any, ...]:
-        """Return the command that renews a job's entry and carries its progress."""
-        args = [*self._group.fence(task.entry), task.id, progress]
-        return fcall("renew", self._job_keys(task.entry.stream, task.id), args)
+    def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
+        """Return the command that renews a job's entry, carries its progress and keeps finished parts."""
+        keys = [*self._job_keys(task.entry.stream, task.id), self.keys.parts(task.id)]
+        told = [task.id, progress, self._settings.job_ttl_s, *(text for part in parts for text in part)]
+        return fcall("renew", keys, [*self._group.fence(task.entry), *told])
+
+    def cancellation(self, task: Task) -> tuple[Any, ...]:
+        """Return the command that asks whether a job shall be cancelled; renewing asks too, but seldom."""
+        return ("HEXISTS", self.keys.job(task.id), "cancel_requested")
 
     async def keep_house(self, gone_ms: int) -> None:
-        """Queue delayed jobs that are due; forget consumers that are gone."""
+        """Queue delayed jobs that are due; forget consumers that are gone; see whether the writer keeps up."""
         while await self._promote() == _PROMOTED_AT_ONCE:
             pass
         await self._group.forget(gone_ms)
+        self._look_for_room(await self._group.redis.xlen(self.keys.results))
+
+    def _look_for_room(self, unstored: int) -> None:
+        had_room, most = self._room.is_set(), self._settings.max_unstored
+        if unstored < most:
+            self._room.set()
+            if not had_room:
+                log.info("results_stored_again", unstored=unstored)
+            return
+        self._room.clear()
+        if had_room:
+            log.warning(
+                "results_not_stored", unstored=unstored, most=most, next="no job is taken until writers have caught up"
+            )
 
     async def _promote(self) -> int:
         """Queue a page of delayed jobs that are due, and return how many were."""
@@ -155,12 +183,16 @@ class JobStreams:
     async def _bury_unreadable(self, entry: Entry, error: ValueError) -> None:
         """End a job whose hash another version, or a hand, has written so that it cannot be read."""
         failure = _complaint(entry, error)
-        keys = [*self._job_keys(entry.stream, entry.fields["id"]), self.keys.results, self.keys.dead]
+        keys = [*self._settling_keys(entry.stream, entry.fields["id"]), self.keys.dead]
         args = [*self._group.fence(entry), entry.fields["id"], failure.model_dump_json(), failure.type]
         await self._group.call_all([fcall("bury", [*keys, *self._batch_key(entry)], args)])
 
     def _job_keys(self, lane: str, job_id: str) -> list[str]:
         return [lane, self.keys.job(job_id), self.keys.events]
+
+    def _settling_keys(self, lane: str, job_id: str) -> list[str]:
+        """Return the keys that all functions share which may end a job."""
+        return [*self._job_keys(lane, job_id), self.keys.results, self.keys.parts(job_id)]
 
     def _batch_key(self, entry: Entry) -> list[str]:
         batch_id = entry.fields.get("batch")
@@ -174,9 +206,11 @@ class ResultStream:
         self.keys = keys
         self._settings = settings
         self._group = Group(redis, [keys.results], WRITERS, consumer)
-        self.create_groups = self._group.create
         self.read = self._group.read
         self.rescue = self._group.rescue
+
+    async def room(self) -> None:
+        """Return at once: nothing comes after the writer."""
 
     async def begin(self, entries: Sequence[Entry]) -> list[Task]:
         """Fetch the job of each result; one whose job has no hash any more is stored all the same."""
@@ -214,9 +248,12 @@ class ResultStream:
             case Release() | Cancel():
                 return fcall("release", [self.keys.results], [*self._group.fence(entry), task.id, RELEASED])
 
-    def renewal(self, task: Task, progress: str) -> tuple[Any, ...]:
+    def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
         """Return the command that renews a result's entry."""
         return fcall("renew", [self.keys.results], [*self._group.fence(task.entry), task.id, ""])
+
+    def cancellation(self, task: Task) -> None:
+        """Return nothing: what has an outcome cannot be cancelled."""
 
     async def keep_house(self, gone_ms: int) -> None:
         """Forget writers that are gone."""

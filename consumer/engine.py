@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from common.lease import Lease
     from common.settings import Settings
+    from common.watchdog import Watchdog
     from consumer.chunks import Chunk
 
 log = structlog.get_logger()
@@ -59,18 +60,23 @@ class ChunkAbandoned(Exception):
 class Engine:
     """A loaded model and the threads that feed it."""
 
-    def __init__(self, model: WhisperModel, name: str, at_a_time: int, slots: int) -> None:
+    def __init__(self, model: WhisperModel, name: str, at_a_time: int, slots: int, watchdog: Watchdog) -> None:
         self.name = name
         self.at_a_time = at_a_time
         """Chunks transcribed at a time."""
         self.slots = slots
         """Jobs that keep it busy: on a GPU the next ones are decoded meanwhile, on a CPU that gains nothing."""
         self._model = model
+        self._watchdog = watchdog
         self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="engine")
 
     @classmethod
-    def load(cls, settings: Settings) -> Self:
+    def load(cls, settings: Settings, watchdog: Watchdog) -> Self:
         """Load the model; blocks, for minutes where it has to be downloaded first.
+
+        Args:
+            settings: which model, and where it runs.
+            watchdog: ends the process when the model hangs.
 
         Raises:
             SettingsError: the model, device or compute type cannot be had.
@@ -90,7 +96,7 @@ class Engine:
                 "STTREAM_COMPUTE_TYPE."
             ) from exc
         log.info("model_loaded", model=name, device=device, compute_type=compute_type, chunks_at_a_time=at_a_time)
-        return cls(model, name, at_a_time, slots=2 * at_a_time if on_gpu else at_a_time)
+        return cls(model, name, at_a_time, 2 * at_a_time if on_gpu else at_a_time, watchdog)
 
     def close(self) -> None:
         """Stop taking chunks; those that run end in their threads."""
@@ -119,7 +125,7 @@ class Engine:
             chunk: which part of the recording.
             recording: shape (samples,), 16 kHz mono.
             options: what the job asks for; `mode` and `vad` are the caller's business.
-            lease: gets a sign of life with each segment; when it is over, the work ends there.
+            lease: when it is over, the work ends at the next segment.
 
         Raises:
             ChunkAbandoned: the lease is over.
@@ -148,7 +154,7 @@ class Engine:
     ) -> ChunkText:
         if over():
             raise ChunkAbandoned
-        with lease.step() as alive:
+        with self._watchdog.step(f"model {self.name} on a chunk") as alive:
             return self._run_model(chunk, audio, options, alive, over)
 
     def _run_model(

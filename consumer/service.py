@@ -20,10 +20,12 @@ from common.health import Readiness, serve_health
 from common.keys import Keys
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
+from common.outage import Server
 from common.process import unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams, ResultStream
+from common.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -47,21 +49,20 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
         readiness.add("engine", lambda: _loaded(loaded))
         keys = Keys(settings.queue)
         epoch = await unless(stop, set_up(redis, keys))
-        engine = await unless(stop, asyncio.to_thread(Engine.load, settings))
+        watchdog = stack.enter_context(Watchdog(settings.stall_s))
+        engine = await unless(stop, asyncio.to_thread(Engine.load, settings, watchdog))
         stack.callback(engine.close)
         processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
         pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
         await stack.enter_async_context(pool)
         loaded.set()
         stage = Stage(
-            StageSettings(
-                "jobs", settings.slots or engine.slots, settings.lease_ms, settings.drain_s, settings.stall_s
-            ),
+            StageSettings("jobs", settings.slots or engine.slots, settings.lease_ms, settings.drain_s),
             JobStreams(redis, keys, settings, _named_consumer()),
             Transcriber(settings, pool, engine, metrics),
-            stack.enter_context(LeaseKeeper(settings)),
+            stack.enter_context(LeaseKeeper(settings, Server("Redis"))),
             metrics,
-            check_data=epoch.check,
+            restore=epoch.restore,
         )
         await stage.run(stop)
 
@@ -84,9 +85,9 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
             StageSettings("results", RESULTS_AT_A_TIME, settings.lease_ms, settings.drain_s),
             ResultStream(redis, keys, settings, _named_consumer()),
             writer,
-            stack.enter_context(LeaseKeeper(settings)),
+            stack.enter_context(LeaseKeeper(settings, Server("Redis"))),
             metrics,
-            check_data=epoch.check,
+            restore=epoch.restore,
         )
         async with asyncio.TaskGroup() as group:
             committing = group.create_task(writer.run())

@@ -54,21 +54,22 @@ local function publish(results, job, id, outcome, body)
 end
 
 -- The end of a job that somebody cancelled, wherever it was.
-local function end_cancelled(results, job, events, batch, id)
+local function end_cancelled(results, job, events, parts, batch, id)
   publish(results, job, id, 'cancelled', '')
   redis.call('HDEL', job, 'cancel_requested')
+  redis.call('DEL', parts)
   move(job, events, batch, id, 'cancelled', 'finished_ms', now_ms())
 end
 
 -- May this verdict be carried out? The fence, and a cancellation that came first: it ends the job whatever the verdict.
--- Expects the order that all settling functions share: KEYS lane, job, events, results; ARGV group, consumer, entry id,
--- delivery count, id.
+-- Expects the order that all settling functions share: KEYS lane, job, events, results, parts; ARGV group, consumer,
+-- entry id, delivery count, id.
 local function may_settle(keys, argv, batch)
-  local lane, job, events, results = keys[1], keys[2], keys[3], keys[4]
+  local lane, job, events, results, parts = keys[1], keys[2], keys[3], keys[4], keys[5]
   local group, consumer, entry_id, deliveries, id = argv[1], argv[2], argv[3], argv[4], argv[5]
   local held = fence(lane, group, consumer, entry_id, deliveries)
   if held == OURS and redis.call('HEXISTS', job, 'cancel_requested') == 1 then
-    end_cancelled(results, job, events, batch, id)
+    end_cancelled(results, job, events, parts, batch, id)
     retire(lane, group, entry_id)
     return CANCELLED
   end

@@ -14,6 +14,7 @@ from common.errors import DataLost, JobError
 from common.keys import TRANSCRIBERS
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics
+from common.outage import Server
 from common.outcomes import Completed, Outcome
 from common.overview import Overview
 from common.records import Job, JobSpec, State
@@ -63,17 +64,23 @@ def stage_of(redis, keys, figures):
     """Run a stage with a handler; the context's end drains it."""
 
     @asynccontextmanager
-    async def run(handler, *, name="host-1-aaa", slots=4, drain_s=5.0, stall_s=None):
+    async def run(
+        handler,
+        *,
+        name="host-1-aaa",
+        slots=4,
+        drain_s=5.0,
+    ):
         epoch = await Epoch.begin(redis, keys)
         stop, metrics = asyncio.Event(), ConsumerMetrics()
-        with LeaseKeeper(figures) as keeper:
+        with LeaseKeeper(figures, Server("Redis")) as keeper:
             stage = Stage(
-                StageSettings("jobs", slots, LEASE_MS, drain_s, stall_s),
+                StageSettings("jobs", slots, LEASE_MS, drain_s),
                 JobStreams(redis, keys, figures, name),
                 handler,
                 keeper,
                 metrics,
-                check_data=epoch.check,
+                restore=epoch.restore,
             )
             running = asyncio.create_task(stage.run(stop))
             try:
@@ -460,12 +467,12 @@ async def test_after_an_outage_nothing_is_rescued_before_the_others_could_renew(
     other = JobStreams(redis, keys, figures, "host-0-alive")
     await other.begin(await other.read(1, 1))
     epoch = await Epoch.begin(redis, keys)
-    with LeaseKeeper(figures) as keeper:
+    with LeaseKeeper(figures, Server("Redis")) as keeper:
         now_s = 1e6
         keeper.clock = lambda: now_s
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
-        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), check_data=epoch.check)
+        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=epoch.restore)
         now_s += 10
 
         await stage._survive(ConnectionError("the server is away"))
