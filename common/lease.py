@@ -31,6 +31,10 @@ Renewal = Callable[[str, Sequence[Part]], Command]
 
 # How often the thread asks whether jobs shall be cancelled: whoever cancels a job waits for it.
 _LOOK_S = 0.5
+# After this share of a lease without a word from the server, consumers elsewhere may be behind with their renewals too:
+# their entries look abandoned. Whoever lives has renewed when as much time has passed again, and half of that.
+_SILENCE = 1 / 3
+_QUIET = 1 / 2
 # Parts that one renewal carries at most: together they must not hold up the renewals of other jobs.
 _PARTS_AT_ONCE = 100
 
@@ -128,8 +132,9 @@ class LeaseKeeper:
     def __init__(self, settings: Settings, server: Server, *, clock: Clock = time.monotonic) -> None:
         self.server = server
         self.clock = clock
-        self.rescue_from_s = -math.inf
-        """Until then other consumers may not have renewed since the last outage: their entries only look abandoned."""
+        self.rescue_from_s = math.inf
+        """Until then other consumers may not have renewed since the last silence: their entries only look abandoned."""
+        self._heard_s = -math.inf
         self._renew_s = settings.renew_ms / 1000
         self._lease_s = settings.lease_ms / 1000
         self._redis = connect_thread(settings)
@@ -147,6 +152,13 @@ class LeaseKeeper:
         self._stopping.set()
         self._thread.join()
         self._redis.close()
+
+    def heard(self) -> None:
+        """Note that the server has answered: whoever speaks to it, and asks to rescue, says so here."""
+        now = self.clock()
+        if now - self._heard_s > _SILENCE * self._lease_s:
+            self.rescue_from_s = now + _QUIET * self._lease_s
+        self._heard_s = now
 
     def hold(self, lease: Lease) -> None:
         """Begin to renew a lease."""
@@ -173,10 +185,8 @@ class LeaseKeeper:
                     log.exception("leases_not_renewed", next="retrying")
                 wait_s = min(self._outage.failed(exc), self._renew_s / 3)
                 due_s = -math.inf  # what was missed is made up for first
-                self.rescue_from_s = math.inf
             else:
-                if self._outage.over():
-                    self.rescue_from_s = self.clock() + self._lease_s
+                self._outage.over()
                 wait_s = min(_LOOK_S, max(0.0, due_s - self.clock()))
 
     def renew_all(self) -> None:
@@ -221,6 +231,7 @@ class LeaseKeeper:
         for command in commands:
             pipeline.execute_command(*command)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
+        self.heard()
         return replies
 
     def _end(self, lease: Lease, why: Ended) -> None:

@@ -90,8 +90,6 @@ class Stage:
         self._taking = asyncio.Lock()
         self._outage = keeper.server.used_for(f"streams of the {settings.name} stage")
         self._sweep_every_s = settings.lease_ms / 1000 / _SWEEPS_A_LEASE
-        # Services restart together after an outage: whoever lives renews within a third of the lease.
-        self._rescue_from_s = self._clock() + settings.lease_ms / 3000
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain.
@@ -119,27 +117,23 @@ class Stage:
             await self._welcome()
             try:
                 if self._outage.failures:
-                    await self._recover()
+                    await self._restore()
+                    self._outage.over()
                 await self._begin()
                 if self._clock() - swept_s >= self._sweep_every_s:
                     swept_s = self._clock()
                     await self._take(await self._rescue(), "rescued")
                 if self._free > 0:
-                    await self._take(await self._streams.read(self._free, self._block_ms()), "new")
+                    await self._take(await self._read(), "new")
             except Exception as exc:
                 if not passes(exc):
                     raise
-                self._rescue_from_s = math.inf
                 await asyncio.sleep(self._outage.failed(exc))
 
-    async def _recover(self) -> None:
-        """See after trouble what the server still holds, and let the others renew before rescuing.
-
-        Idle time counts an outage too, so entries look abandoned whose consumers are alive.
-        """
-        await self._restore()
-        self._outage.over()
-        self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
+    async def _read(self) -> list[Entry]:
+        entries = await self._streams.read(self._free, self._block_ms())
+        self._keeper.heard()
+        return entries
 
     def _block_ms(self) -> int:
         return max(1, min(BLOCK_MS, round(self._sweep_every_s * 1000)))
@@ -158,7 +152,8 @@ class Stage:
         await self._streams.room()
 
     async def _rescue(self) -> list[Entry]:
-        if self._clock() < max(self._rescue_from_s, self._keeper.rescue_from_s):
+        """Take over abandoned entries, but not while live ones may look abandoned: idle time counts an outage too."""
+        if self._clock() < self._keeper.rescue_from_s:
             return []
         return await self._streams.rescue(self._free, round(_ABANDONED_AT * self.settings.lease_ms))
 
