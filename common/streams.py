@@ -6,6 +6,7 @@ Each begins entries, renews them, and turns a verdict into the one function call
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -135,7 +136,7 @@ class JobStreams:
     def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
         """Return the command that renews a job's entry, carries its progress and keeps finished parts."""
         keys = [*self._job_keys(task.entry.stream, task.id), self.keys.parts(task.id)]
-        told = [task.id, progress, self._settings.job_ttl_s, *(text for part in parts for text in part)]
+        told: list[str | int | float] = [task.id, progress, self._settings.job_ttl_s, *itertools.chain(*parts)]
         return fcall("renew", keys, [*self._group.fence(task.entry), *told])
 
     def cancellation(self, task: Task) -> tuple[Any, ...]:
