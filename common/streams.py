@@ -135,8 +135,10 @@ class JobStreams:
     def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
         """Return the command that renews a job's entry, carries its progress and keeps finished parts."""
         keys = [*self._job_keys(task.entry.stream, task.id), self.keys.parts(task.id)]
-        told = [task.id, progress, self._settings.job_ttl_s, *(text for part in parts for text in part)]
-        return fcall("renew", keys, [*self._group.fence(task.entry), *told])
+        flat = [text for part in parts for text in part]
+        return fcall(
+            "renew", keys, [*self._group.fence(task.entry), task.id, progress, self._settings.job_ttl_s, *flat]
+        )
 
     def cancellation(self, task: Task) -> tuple[Any, ...]:
         """Return the command that asks whether a job shall be cancelled; renewing asks too, but seldom."""

@@ -149,6 +149,11 @@ async def rescued(rescuer: JobStreams | ResultStream) -> Entry:
     return entry
 
 
+async def make_idle(redis: Redis, group: str, consumer: str, entry: Entry) -> None:
+    """Let an entry look as if nobody had renewed it for an hour."""
+    await redis.xclaim(entry.stream, group, consumer, 0, [entry.entry_id], idle=LATER_MS, justid=True)
+
+
 async def add_by_hand(redis: Redis, lane: str, **entry_fields: str) -> str:
     """Submit as a client that only speaks Redis does."""
     entry_id: str = await redis.xadd(lane, entry_fields)

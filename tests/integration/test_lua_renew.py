@@ -14,6 +14,7 @@ from tests.integration.seeds import (
     begun,
     cancelling,
     full_memory,
+    make_idle,
     read_one,
     renew,
     rescued,
@@ -26,17 +27,11 @@ from tests.integration.state import changes, whole_state
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from common.entries import Entry
     from common.queue import JobQueue
     from common.settings import Settings
     from common.streams import JobStreams, ResultStream
 
 RENEWED, LOST, RETIRED, CANCEL = 1, 0, -1, -2
-
-
-async def make_idle(redis: Redis, group: str, consumer: str, entry: Entry) -> None:
-    """Let an entry look as if nobody had renewed it for an hour."""
-    await redis.xclaim(entry.stream, group, consumer, 0, [entry.entry_id], idle=LATER_MS, justid=True)
 
 
 async def test_a_renewed_entry_is_not_rescued(
