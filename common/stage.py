@@ -116,30 +116,29 @@ class Stage:
         """Fill free slots: first with abandoned entries when a sweep is due, then with new ones."""
         swept_s = -math.inf
         while True:
-            await self._welcome()
             try:
                 if self._outage.failures:
-                    await self._recover()
-                await self._begin()
+                    await self._restore()
+                await self._begin()  # before anything that waits: what was delivered is not renewed yet
+                await self._welcome()
                 if self._clock() - swept_s >= self._sweep_every_s:
                     swept_s = self._clock()
                     await self._take(await self._rescue(), "rescued")
                 if self._free > 0:
                     await self._take(await self._streams.read(self._free, self._block_ms()), "new")
+                    self._reached()
             except Exception as exc:
                 if not passes(exc):
                     raise
-                self._rescue_from_s = math.inf
                 await asyncio.sleep(self._outage.failed(exc))
 
-    async def _recover(self) -> None:
-        """See after trouble what the server still holds, and let the others renew before rescuing.
+    def _reached(self) -> None:
+        """Note that the server took a write, and let the others renew before rescuing.
 
         Idle time counts an outage too, so entries look abandoned whose consumers are alive.
         """
-        await self._restore()
-        self._outage.over()
-        self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
+        if self._outage.over():
+            self._rescue_from_s = self._clock() + self.settings.lease_ms / 1000
 
     def _block_ms(self) -> int:
         return max(1, min(BLOCK_MS, round(self._sweep_every_s * 1000)))
@@ -158,7 +157,7 @@ class Stage:
         await self._streams.room()
 
     async def _rescue(self) -> list[Entry]:
-        if self._clock() < max(self._rescue_from_s, self._keeper.rescue_from_s):
+        if self._outage.failures or self._clock() < max(self._rescue_from_s, self._keeper.rescue_from_s):
             return []
         return await self._streams.rescue(self._free, round(_ABANDONED_AT * self.settings.lease_ms))
 
@@ -178,6 +177,7 @@ class Stage:
                 self._running.add(running)
                 running.add_done_callback(self._ran)
             self._delivered.clear()
+        self._reached()
 
     def _ran(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)
