@@ -114,12 +114,11 @@ class Stage:
         """Fill free slots: first with abandoned entries when a sweep is due, then with new ones."""
         swept_s = -math.inf
         while True:
-            await self._welcome()
             try:
                 if self._outage.failures:
                     await self._restore()
-                    self._outage.over()
-                await self._begin()
+                await self._begin()  # before anything that waits: what was delivered is not renewed yet
+                await self._welcome()
                 if self._clock() - swept_s >= self._sweep_every_s:
                     swept_s = self._clock()
                     await self._take(await self._rescue(), "rescued")
@@ -132,8 +131,13 @@ class Stage:
 
     async def _read(self) -> list[Entry]:
         entries = await self._streams.read(self._free, self._block_ms())
-        self._keeper.heard()
+        self._reached()
         return entries
+
+    def _reached(self) -> None:
+        """Note that the server has taken a write: reading works before it does."""
+        self._keeper.heard()
+        self._outage.over()
 
     def _block_ms(self) -> int:
         return max(1, min(BLOCK_MS, round(self._sweep_every_s * 1000)))
@@ -173,6 +177,7 @@ class Stage:
                 self._running.add(running)
                 running.add_done_callback(self._ran)
             self._delivered.clear()
+        self._reached()
 
     def _ran(self, running: asyncio.Task[None]) -> None:
         self._running.discard(running)

@@ -3,7 +3,8 @@
 -- ARGV  1 group  2 consumer  3 entry id  4 delivery count  5 id  6 spec JSON to use when the job has no hash
 -- Returns {1, {hash field, value, …}, {part, body, …}} started | {0} lease lost | {-1} retired already
 --         {2} a stray: another entry carries this job, or it has ended; retired | {3} cancelled meanwhile; retired
--- May be repeated when its reply was lost: one delivery counts as one attempt.
+-- May be repeated when its reply was lost: one delivery counts as one attempt. The consumer is part of what tells
+-- deliveries apart: their counts begin anew when a group was destroyed and made again.
 -- An entry that a client added with XADD has no hash yet: the job is made here, so plain Redis clients can submit. Its
 -- run is the entry's time, which is above the run of any job of this id that has ended and been forgotten.
 -- Cost O(log P + size of the parts), P = pending entries of the group. Server 7.0 or later.
@@ -29,7 +30,7 @@ local function start(keys, argv)
     retire(lane, group, entry_id)
     return { 3 }
   end
-  local delivery = entry_id .. '/' .. deliveries
+  local delivery = table.concat({ entry_id, deliveries, consumer }, '/')
   if redis.call('HGET', job, 'delivery') ~= delivery then
     redis.call('HINCRBY', job, 'attempts', 1)
     move(

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from common.connection import connect
 from common.keys import Keys
 from common.queue import JobQueue
+from common.records import Job, JobSpec, State
 from common.settings import load_settings
 from common.setup import set_up
 from common.streams import JobStreams, ResultStream
 from tests.integration.servers import KINDS, Server, Servers
+from tests.integration.stages import SPEC, running_stage
 from tests.integration.state import undeclared_keys
+from tests.until import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from redis.asyncio import Redis
 
@@ -96,3 +100,39 @@ def rescuer(other_redis: Redis, keys: Keys, settings: Settings) -> JobStreams:
 @pytest.fixture
 def writer(redis: Redis, keys: Keys, settings: Settings) -> ResultStream:
     return ResultStream(redis, keys, settings, "host-3-ccc")
+
+
+@pytest.fixture
+def figures(settings: Settings) -> Settings:
+    """The settings of a stage under test: short leases, so that a rescue takes a moment."""
+    return settings.model_copy(update={"lease_ms": 600, "renew_ms": 150, "max_attempts": 3})
+
+
+@pytest.fixture
+def stage_of(redis: Redis, keys: Keys, figures: Settings) -> Callable[..., Any]:
+    """Run a stage with a handler; the context's end drains it."""
+    return functools.partial(running_stage, redis, keys, figures)
+
+
+@pytest.fixture
+def submit(queue: JobQueue) -> Callable[..., Awaitable[None]]:
+    async def submit(*job_ids: str, spec: JobSpec = SPEC) -> None:
+        for job_id in job_ids:
+            await queue.submit(job_id, spec, max_queued=1000)
+
+    return submit
+
+
+@pytest.fixture
+def reaches(queue: JobQueue) -> Callable[..., Awaitable[Job]]:
+    """Wait for a job's state."""
+
+    async def reaches(job_id: str, state: State, within_s: float = 10) -> Job:
+        async def there() -> Job | None:
+            job = await queue.job(job_id)
+            return job if job is not None and job.state is state else None
+
+        job: Job = await until(there, within_s=within_s, what=f"job {job_id} is {state}")
+        return job
+
+    return reaches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from common.entries import Settled
@@ -12,7 +13,7 @@ from common.queue import Cancellation, Submitted
 from common.records import Failure, JobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Mapping
 
     from redis.asyncio import Redis
 
@@ -25,6 +26,9 @@ FAILURE = Failure(type="engine_failed", detail="the engine failed")
 FAILURE_JSON = FAILURE.model_dump_json()
 BURY = Bury(FAILURE, "engine_failed")
 PUBLISH = Publish('{"text":"said"}', 61.3)
+# Finished parts of a job, and what a comparison shows when they are deleted.
+PARTS = {"chunk-0": '{"text":"said"}', "chunk-1": '{"text":"and done"}'}
+PARTS_GONE = {"parts:a.chunk-0": None, "parts:a.chunk-1": None, "parts:a expires": None}
 # Far beyond any test's end.
 LATER_MS = 3_600_000
 # How often two callers meet in one test of a race.
@@ -91,6 +95,13 @@ async def running(queue: JobQueue, consumer: JobStreams, job_id: str = "a", **in
     return task
 
 
+async def running_with_parts(queue: JobQueue, consumer: JobStreams, job_id: str = "a", **in_spec: Any) -> Task:
+    """Start a job, and finish parts of it."""
+    task = await running(queue, consumer, job_id, **in_spec)
+    assert await renew(queue.redis, consumer, task, parts=PARTS) == 1
+    return task
+
+
 async def cancelling(queue: JobQueue, consumer: JobStreams, job_id: str = "a", **in_spec: Any) -> Task:
     """Start a job, and ask for it to be cancelled."""
     task = await running(queue, consumer, job_id, **in_spec)
@@ -116,8 +127,14 @@ async def settle(streams: JobStreams | ResultStream, task: Task, verdict: Verdic
     return settled
 
 
-async def renew(redis: Redis, streams: JobStreams | ResultStream, task: Task, progress: str = "") -> int:
-    reply: int = await redis.execute_command(*streams.renewal(task, progress))
+async def renew(
+    redis: Redis,
+    streams: JobStreams | ResultStream,
+    task: Task,
+    progress: str = "",
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    reply: int = await redis.execute_command(*streams.renewal(task, progress, list(parts.items())))
     return reply
 
 
@@ -130,6 +147,11 @@ async def rescued(rescuer: JobStreams | ResultStream) -> Entry:
     """Take over the one entry that somebody holds, as if its lease were over."""
     [entry] = await rescuer.rescue(1, 0)
     return entry
+
+
+async def make_idle(redis: Redis, group: str, consumer: str, entry: Entry) -> None:
+    """Let an entry look as if nobody had renewed it for an hour."""
+    await redis.xclaim(entry.stream, group, consumer, 0, [entry.entry_id], idle=LATER_MS, justid=True)
 
 
 async def add_by_hand(redis: Redis, lane: str, **entry_fields: str) -> str:

@@ -112,5 +112,5 @@ _READERS = {"string": _string, "hash": _hash, "zset": _sorted_set, "stream": _st
 async def undeclared_keys(redis: Redis, keys: Keys) -> list[str]:
     """Return the keys that `common/keys.py` does not declare: what leaks."""
     declared = {*keys.lanes, keys.results, keys.delayed, keys.dead, keys.events, keys.epoch}
-    per_id = (keys.job(""), keys.batch(""))
+    per_id = (keys.job(""), keys.parts(""), keys.batch(""))
     return [key for key in await redis.keys() if key not in declared and not key.startswith(per_id)]

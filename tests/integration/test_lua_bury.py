@@ -10,6 +10,7 @@ from common.entries import Settled
 from tests.integration.seeds import (
     BURY,
     FAILURE_JSON,
+    PARTS_GONE,
     begun,
     cancelling,
     counted,
@@ -17,6 +18,7 @@ from tests.integration.seeds import (
     rescued,
     result,
     running,
+    running_with_parts,
     settle,
 )
 from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
@@ -49,6 +51,15 @@ async def test_a_failed_job_becomes_a_dead_letter_and_an_outcome(
         "events": ["id=a state=failed"],
         **counted(batch_id, running=0, failed=1),
     }
+
+
+async def test_the_parts_of_a_failed_job_are_gone(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """A dead letter waits for weeks: revived, it begins anew rather than from what may be the cause."""
+    task = await running_with_parts(queue, consumer)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, BURY) is Settled.DONE
+    assert changes(before, await whole_state(redis)).items() >= PARTS_GONE.items()
 
 
 async def test_the_hash_knows_its_dead_letter(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:

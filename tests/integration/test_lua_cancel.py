@@ -15,6 +15,8 @@ from common.scripts import call
 from tests.integration.seeds import (
     FAILURE,
     FAILURE_JSON,
+    LATER_MS,
+    PARTS_GONE,
     PUBLISH,
     RACES,
     both,
@@ -27,6 +29,7 @@ from tests.integration.seeds import (
     read_one,
     result,
     running,
+    running_with_parts,
     scheduled,
     settle,
     store_one,
@@ -86,6 +89,27 @@ async def test_a_job_between_two_attempts_is_cancelled_at_once(
     assert await queue.cancel("a") is Cancellation.CANCELLED
     assert before["job:a.error"] == FAILURE_JSON
     assert changes(before, await whole_state(redis)) == {**ENDED, "delayed.a": None}
+
+
+@pytest.mark.parametrize("waits", ["released", "for its retry", "queued for its retry", "deleted by hand"])
+async def test_the_parts_of_a_job_that_is_cancelled_at_once_are_gone(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, waits: str
+) -> None:
+    """Nobody comes after the cancellation who would delete them."""
+    task = await running_with_parts(queue, consumer)
+    match waits:
+        case "released":
+            await settle(consumer, task, Release())
+        case "deleted by hand":
+            await redis.xdel(task.entry.stream, task.entry.entry_id)
+            await consumer.rescue(16, 0)
+        case _:
+            await settle(consumer, task, Delay(FAILURE, 0 if waits.startswith("queued") else LATER_MS))
+            await consumer.keep_house(LATER_MS)
+    before = await whole_state(redis)
+
+    assert await queue.cancel("a") is Cancellation.CANCELLED
+    assert changes(before, await whole_state(redis)).items() >= PARTS_GONE.items()
 
 
 @pytest.mark.parametrize("batch_id", [None, "b"])
@@ -188,8 +212,11 @@ async def test_an_unknown_job_is_not_made(queue: JobQueue, redis: Redis) -> None
     assert await queue.cancel("a") is Cancellation.UNKNOWN
     # The job may also go between the look and the call.
     keys = queue.keys
-    names = [keys.job("a"), keys.events, keys.results, keys.delayed, keys.lane("normal"), keys.batch("b")]
-    assert Cancellation(await call(redis, "cancel", names, ["a", TRANSCRIBERS])) is Cancellation.UNKNOWN
+    names = [keys.job("a"), keys.events, keys.results, keys.delayed, keys.lane("normal"), keys.parts("a")]
+    assert (
+        Cancellation(await call(redis, "cancel", [*names, keys.batch("b")], ["a", TRANSCRIBERS]))
+        is Cancellation.UNKNOWN
+    )
     assert changes(before, await whole_state(redis)) == {}
 
 

@@ -8,7 +8,17 @@ import pytest
 
 from common.entries import Settled
 from common.outcomes import Cancel
-from tests.integration.seeds import begun, cancelling, counted, full_memory, rescued, result, settle
+from tests.integration.seeds import (
+    PARTS_GONE,
+    begun,
+    cancelling,
+    counted,
+    full_memory,
+    rescued,
+    result,
+    running_with_parts,
+    settle,
+)
 from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
 
 if TYPE_CHECKING:
@@ -23,7 +33,8 @@ async def test_a_stopped_job_ends_as_cancelled(
     queue: JobQueue, consumer: JobStreams, redis: Redis, batch_id: str | None
 ) -> None:
     """The request is answered with a terminal state, and the flag does not wait for the job's next run."""
-    task = await cancelling(queue, consumer, batch_id=batch_id)
+    task = await running_with_parts(queue, consumer, batch_id=batch_id)
+    await queue.cancel("a")
     before = await whole_state(redis)
 
     assert await settle(consumer, task, Cancel()) is Settled.DONE
@@ -35,6 +46,7 @@ async def test_a_stopped_job_ends_as_cancelled(
         "jobs:normal pending": [],
         "results": [(ENTRY_ID, result("a", "cancelled"))],
         "events": ["id=a state=cancelled"],
+        **PARTS_GONE,
         **counted(batch_id, running=0, cancelled=1),
     }
 

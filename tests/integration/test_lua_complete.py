@@ -11,6 +11,7 @@ from common.entries import Settled
 from common.outcomes import Delay
 from tests.integration.seeds import (
     FAILURE,
+    PARTS_GONE,
     PUBLISH,
     RACES,
     begun,
@@ -22,6 +23,7 @@ from tests.integration.seeds import (
     rescued,
     result,
     running,
+    running_with_parts,
     settle,
 )
 from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
@@ -53,6 +55,15 @@ async def test_a_completed_job_is_published_and_its_entry_retired(
         "events": ["id=a state=transcribed"],
         **counted(batch_id, running=0, transcribed=1),
     }
+
+
+async def test_the_parts_of_a_completed_job_are_gone(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """The transcript holds them all: kept, they would fill the server's memory."""
+    task = await running_with_parts(queue, consumer)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, PUBLISH) is Settled.DONE
+    assert changes(before, await whole_state(redis)).items() >= PARTS_GONE.items()
 
 
 async def test_the_error_of_an_earlier_attempt_is_forgotten(

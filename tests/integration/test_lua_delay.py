@@ -11,6 +11,9 @@ from common.outcomes import Delay
 from tests.integration.seeds import (
     FAILURE,
     FAILURE_JSON,
+    LATER_MS,
+    PARTS,
+    PARTS_GONE,
     begun,
     cancelling,
     counted,
@@ -19,6 +22,7 @@ from tests.integration.seeds import (
     rescued,
     result,
     running,
+    running_with_parts,
     settle,
 )
 from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
@@ -51,6 +55,17 @@ async def test_a_failed_attempt_is_scheduled_again(
         "events": ["id=a state=scheduled"],
         **counted(batch_id, running=0, scheduled=1),
     }
+
+
+async def test_the_next_attempt_goes_on_from_the_parts(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """An engine that failed at the end of two hours must not do them again."""
+    task = await running_with_parts(queue, consumer)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, Delay(FAILURE, 0)) is Settled.DONE
+    assert changes(before, await whole_state(redis)).keys().isdisjoint(PARTS_GONE)
+    await consumer.keep_house(LATER_MS)
+    assert (await begun(consumer, await read_one(consumer))).parts == PARTS
 
 
 async def test_the_delay_counts_from_now_on_the_servers_clock(

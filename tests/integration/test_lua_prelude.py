@@ -11,9 +11,13 @@ import pytest
 import common
 from common.entries import Entry, Settled
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS
+from common.outcomes import Cancel, Delay
 from common.scripts import call, library_source, load_library
 from tests.integration.seeds import (
+    BURY,
+    FAILURE,
     FAILURE_JSON,
+    PARTS_GONE,
     PUBLISH,
     RACES,
     begun,
@@ -22,6 +26,7 @@ from tests.integration.seeds import (
     queued,
     read_one,
     running,
+    running_with_parts,
     settle,
     spec,
     transcribed,
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from common.keys import Keys
+    from common.outcomes import Verdict
     from common.queue import JobQueue
     from common.streams import JobStreams, ResultStream
 
@@ -50,20 +56,23 @@ class Fenced:
     of_results: bool = False
 
     async def __call__(self, redis: Redis, keys: Keys, entry: Entry, deliveries: int = 1) -> int:
-        names = [keys.job(entry.fields["id"]) if name == "job" else getattr(keys, name) for name in self.keys]
+        of_job = {"job": keys.job(entry.fields["id"]), "parts": keys.parts(entry.fields["id"])}
+        names = [of_job.get(name) or getattr(keys, name) for name in self.keys]
         group, consumer = (WRITERS, "host-3-ccc") if self.of_results else (TRANSCRIBERS, "host-1-aaa")
         fence: list[Any] = [group, consumer, entry.entry_id, deliveries, entry.fields["id"]]
         reply = await call(redis, self.name, [entry.stream, *names], [*fence, *self.args])
         return reply[0] if isinstance(reply, list) else reply
 
 
+# What all functions share that may end a job.
+SETTLING = ("job", "events", "results", "parts")
 FENCED = [
-    Fenced("start", ("job", "events", "results"), (spec().to_json(),), loser=1),
-    Fenced("renew", ("job", "events"), ("0.5",), loser=1),
-    Fenced("complete", ("job", "events", "results"), ("{}", "61.3")),
-    Fenced("delay", ("job", "events", "results", "delayed"), (FAILURE_JSON, 5000)),
-    Fenced("bury", ("job", "events", "results", "dead"), (FAILURE_JSON, "engine_failed")),
-    Fenced("cancelled", ("job", "events", "results"), ()),
+    Fenced("start", SETTLING, (spec().to_json(),), loser=1),
+    Fenced("renew", ("job", "events", "parts"), ("0.5", 60, "chunk-0", "{}"), loser=1),
+    Fenced("complete", SETTLING, ("{}", "61.3")),
+    Fenced("delay", (*SETTLING, "delayed"), (FAILURE_JSON, 5000)),
+    Fenced("bury", (*SETTLING, "dead"), (FAILURE_JSON, "engine_failed")),
+    Fenced("cancelled", SETTLING, ()),
     Fenced("discard", ("dead",), (FAILURE_JSON, "entry_malformed", "[]")),
     Fenced("release", ("job", "events"), (RELEASED,), loser=0),
     Fenced("store", ("job", "events"), ("1", "completed", 60), of_results=True),
@@ -189,6 +198,19 @@ async def test_it_works_when_the_server_is_at_maxmemory(
 
     async with full_memory(redis):
         assert await function(redis, keys, entry) == 1
+
+
+@pytest.mark.parametrize("verdict", [PUBLISH, BURY, Delay(FAILURE, 0), Cancel()], ids=lambda verdict: verdict.NAME)
+async def test_a_cancellation_that_came_first_takes_the_parts_too(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, verdict: Verdict
+) -> None:
+    """However a job ends, nothing of it is left in the server's memory."""
+    task = await running_with_parts(queue, consumer)
+    await queue.cancel("a")
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, verdict) in {Settled.CANCELLED, Settled.DONE}
+    assert changes(before, await whole_state(redis)).items() >= ({"job:a.state": "cancelled"} | PARTS_GONE).items()
 
 
 async def test_only_what_adds_work_is_refused_at_maxmemory(redis: Redis) -> None:

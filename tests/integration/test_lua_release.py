@@ -11,6 +11,8 @@ from common.keys import RELEASED
 from common.outcomes import Release
 from tests.integration.seeds import (
     LATER_MS,
+    PARTS,
+    PARTS_GONE,
     begun,
     cancelling,
     counted,
@@ -19,6 +21,7 @@ from tests.integration.seeds import (
     rescued,
     result,
     running,
+    running_with_parts,
     settle,
     transcribed,
 )
@@ -58,6 +61,18 @@ async def test_the_next_rescue_takes_a_released_entry_at_once(
     [entry] = await rescuer.rescue(16, LATER_MS)
     task = await begun(rescuer, entry)
     assert (task.id, task.attempts, entry.deliveries) == ("a", 1, 2)
+
+
+async def test_the_parts_of_a_released_job_go_with_it(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """A deployment in the middle of a long recording costs its last seconds, not its first hour."""
+    task = await running_with_parts(queue, consumer)
+    before = await whole_state(redis)
+
+    assert await settle(consumer, task, Release()) is Settled.DONE
+    assert changes(before, await whole_state(redis)).keys().isdisjoint(PARTS_GONE)
+    assert (await begun(rescuer, await rescued(rescuer))).parts == PARTS
 
 
 async def test_an_attempt_that_lost_its_lease_releases_nothing(

@@ -1,4 +1,4 @@
-"""renew: keep one entry ours, and say how far its work is."""
+"""renew: keep one entry ours, say how far its work is, and keep the parts of it that are done."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import pytest
 from common.keys import TRANSCRIBERS, WRITERS
 from tests.integration.seeds import (
     LATER_MS,
+    PARTS,
+    PARTS_GONE,
     begun,
     cancelling,
     full_memory,
+    make_idle,
     read_one,
     renew,
     rescued,
     running,
+    running_with_parts,
     transcribed,
 )
 from tests.integration.state import changes, whole_state
@@ -23,16 +27,11 @@ from tests.integration.state import changes, whole_state
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from common.entries import Entry
     from common.queue import JobQueue
+    from common.settings import Settings
     from common.streams import JobStreams, ResultStream
 
 RENEWED, LOST, RETIRED, CANCEL = 1, 0, -1, -2
-
-
-async def make_idle(redis: Redis, group: str, consumer: str, entry: Entry) -> None:
-    """Let an entry look as if nobody had renewed it for an hour."""
-    await redis.xclaim(entry.stream, group, consumer, 0, [entry.entry_id], idle=LATER_MS, justid=True)
 
 
 async def test_a_renewed_entry_is_not_rescued(
@@ -60,15 +59,40 @@ async def test_progress_is_noted_and_told(queue: JobQueue, consumer: JobStreams,
     }
 
 
+async def test_finished_parts_are_kept_for_the_next_attempt(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, settings: Settings
+) -> None:
+    """Where a consumer dies the next one goes on; what nobody comes back for expires."""
+    task = await running(queue, consumer)
+    before = await whole_state(redis)
+
+    assert await renew(redis, consumer, task, parts=PARTS) == RENEWED
+    kept = {"parts:a.chunk-0": PARTS["chunk-0"], "parts:a.chunk-1": PARTS["chunk-1"], "parts:a expires": True}
+    assert changes(before, await whole_state(redis)) == kept
+    assert 0 < await redis.ttl(queue.keys.parts("a")) <= settings.job_ttl_s
+
+
+async def test_later_parts_join_the_earlier_ones(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """Each renewal carries what is new; a part that is sent again is the same part."""
+    task = await running_with_parts(queue, consumer)
+    await redis.expire(queue.keys.parts("a"), 1)
+
+    assert await renew(redis, consumer, task, parts={"chunk-1": "{}", "chunk-2": "{}"}) == RENEWED
+    assert await redis.hgetall(queue.keys.parts("a")) == PARTS | {"chunk-1": "{}", "chunk-2": "{}"}
+    assert await redis.ttl(queue.keys.parts("a")) > 1
+
+
 @pytest.mark.parametrize("progress", ["", "0.5"])
 async def test_a_job_that_shall_be_cancelled_is_renewed_and_told_so(
     queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, progress: str
 ) -> None:
     """The consumer must keep the entry until it has settled the cancellation."""
     task = await cancelling(queue, consumer)
+    before = await whole_state(redis)
     await make_idle(redis, TRANSCRIBERS, "host-1-aaa", task.entry)
 
-    assert await renew(redis, consumer, task, progress) == CANCEL
+    assert await renew(redis, consumer, task, progress, PARTS) == CANCEL
+    assert changes(before, await whole_state(redis)).keys() >= PARTS_GONE.keys()  # kept: it may yet be handed back
     assert await rescuer.rescue(16, LATER_MS) == []
 
 
@@ -80,7 +104,7 @@ async def test_a_renewal_never_takes_an_entry_back(
     await begun(rescuer, await rescued(rescuer))
     before = await whole_state(redis)
 
-    assert await renew(redis, consumer, late, "0.9") == LOST
+    assert await renew(redis, consumer, late, "0.9", PARTS) == LOST
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -90,7 +114,9 @@ async def test_a_renewal_learns_that_the_entry_was_deleted(queue: JobQueue, cons
     await redis.xdel(task.entry.stream, task.entry.entry_id)
 
     await renew(redis, consumer, task)
-    assert await renew(redis, consumer, task) == RETIRED
+    before = await whole_state(redis)
+    assert await renew(redis, consumer, task, "0.9", PARTS) == RETIRED
+    assert changes(before, await whole_state(redis)) == {}
 
 
 async def test_a_result_is_renewed_without_its_job(
@@ -112,4 +138,5 @@ async def test_a_full_server_still_renews(queue: JobQueue, consumer: JobStreams,
     task = await running(queue, consumer)
 
     async with full_memory(redis):
-        assert await renew(redis, consumer, task, "0.5") == RENEWED
+        assert await renew(redis, consumer, task, "0.5", PARTS) == RENEWED
+    assert await redis.hgetall(queue.keys.parts("a")) == PARTS

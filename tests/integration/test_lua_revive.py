@@ -11,8 +11,10 @@ from common.entries import Settled
 from common.queue import JobQueue, Revival
 from common.scripts import call
 from tests.integration.seeds import (
+    BURY,
     PUBLISH,
     RACES,
+    add_by_hand,
     begun,
     both,
     cancelled,
@@ -95,6 +97,19 @@ async def test_a_revived_job_does_not_expire(queue: JobQueue, writer: ResultStre
     assert await queue.revive("a") is Revival.QUEUED
     assert before["job:a expires"] is True
     assert "job:a expires" not in await whole_state(redis)
+
+
+async def test_reviving_a_job_that_was_added_by_hand_adds_one_run(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """Its first run is a time; the next one is above it, and below the time of any entry that is added later."""
+    await add_by_hand(redis, queue.keys.lane("normal"), **fields())
+    task = await begun(consumer, await read_one(consumer))
+    await settle(consumer, task, BURY)
+
+    assert await queue.revive("a") is Revival.QUEUED
+    assert task.job is not None
+    assert await redis.hget(queue.keys.job("a"), "run") == str(task.job.run + 1)
 
 
 async def test_the_outcome_of_the_run_before_leaves_the_revived_job_alone(

@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.group import pairs
 from common.keys import TRANSCRIBERS
-from common.outcomes import Release
+from common.outcomes import Delay, Release
 from common.records import State
 from common.scripts import call
+from common.setup import set_up
 from tests.integration.seeds import (
+    FAILURE,
+    LATER_MS,
+    PARTS,
+    PARTS_GONE,
     PUBLISH,
     add_by_hand,
     begun,
     cancelled,
-    cancelling,
     counted,
     failed,
     fields,
@@ -25,6 +30,7 @@ from tests.integration.seeds import (
     rescued,
     result,
     running,
+    running_with_parts,
     scheduled,
     settle,
     spec,
@@ -46,7 +52,7 @@ STRAY, CANCELLED = [2], [3]
 async def start(queue: JobQueue, entry: Entry, consumer: str = "host-1-aaa") -> list[Any]:
     keys, job_id, batch_id = queue.keys, entry.fields["id"], entry.fields.get("batch")
     batch = [keys.batch(batch_id)] if batch_id else []
-    names = [entry.stream, keys.job(job_id), keys.events, keys.results, *batch]
+    names = [entry.stream, keys.job(job_id), keys.events, keys.results, keys.parts(job_id), *batch]
     fence = [TRANSCRIBERS, consumer, entry.entry_id, entry.deliveries]
     reply: list[Any] = await call(queue.redis, "start", names, [*fence, job_id, spec(job_id).to_json()])
     return reply
@@ -59,14 +65,15 @@ async def test_a_job_starts(queue: JobQueue, consumer: JobStreams, redis: Redis,
     entry = await read_one(consumer)
     before = await whole_state(redis)
 
-    started, now_ms, *flat = await start(queue, entry)
-    assert (started, now_ms) == (1, NOW)
-    assert dict(zip(flat[::2], flat[1::2], strict=True)) == await redis.hgetall(queue.keys.job("a"))
+    started, flat, parts = await start(queue, entry)
+    assert (started, parts) == (1, [])
+    assert pairs(flat) == await redis.hgetall(queue.keys.job("a"))
     assert changes(before, await whole_state(redis)) == {
         "job:a.state": "running",
         "job:a.attempts": "1",
         "job:a.started_ms": NOW,
         "job:a.worker": "host-1-aaa",
+        "job:a.delivery": f"{entry.entry_id}/1/host-1-aaa",
         "job:a.progress": "0",
         "events": ["id=a state=running"],
         **counted(batch_id, queued=0, running=1),
@@ -85,7 +92,12 @@ async def test_a_job_whose_consumer_died_starts_again(
     assert (await begun(rescuer, entry)).attempts == 2
     after = changes(before, await whole_state(redis))
     after.pop("job:a.started_ms", None)  # may fall into the same millisecond
-    assert after == {"job:a.attempts": "2", "job:a.worker": "host-2-bbb", "events": ["id=a state=running"]}
+    assert after == {
+        "job:a.attempts": "2",
+        "job:a.worker": "host-2-bbb",
+        "job:a.delivery": f"{entry.entry_id}/2/host-2-bbb",
+        "events": ["id=a state=running"],
+    }
 
 
 @pytest.mark.parametrize("batch_id", [None, "b"])
@@ -102,7 +114,7 @@ async def test_an_entry_added_by_hand_becomes_a_job(
     assert (task.job.state, task.job.spec) == (State.RUNNING, spec(priority="high", batch_id=batch_id))
     assert changes(before, await whole_state(redis)) == {
         "job:a.spec": spec(priority="high", batch_id=batch_id).to_json(),
-        "job:a.run": "1",
+        "job:a.run": entry_id.partition("-")[0],
         "job:a.created_ms": NOW,
         "job:a.queued_ms": NOW,
         "job:a.entry_id": entry_id,
@@ -110,10 +122,49 @@ async def test_an_entry_added_by_hand_becomes_a_job(
         "job:a.attempts": "1",
         "job:a.started_ms": NOW,
         "job:a.worker": "host-1-aaa",
+        "job:a.delivery": f"{entry_id}/1/host-1-aaa",
         "job:a.progress": "0",
         "events": ["id=a state=queued", "id=a state=running"],
         **counted(batch_id, queued=0, running=1),
     }
+
+
+async def test_an_entry_added_by_hand_is_a_later_run_than_any_that_was_forgotten(
+    queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis
+) -> None:
+    """Records are kept by run: under a run that was there before, the second transcript would not be stored."""
+    for _ in range(2):
+        await transcribed(queue, consumer)
+        await store_one(writer)
+        await redis.delete(queue.keys.job("a"))
+    await add_by_hand(redis, queue.keys.lane("normal"), **fields())
+    by_hand = await begun(consumer, await read_one(consumer))
+    await settle(consumer, by_hand, PUBLISH)
+    [(_, published)] = await redis.xrange(queue.keys.results)
+    await store_one(writer)
+    await redis.delete(queue.keys.job("a"))
+    await add_by_hand(redis, queue.keys.lane("normal"), **fields())
+    again = await begun(consumer, await read_one(consumer))
+
+    assert by_hand.job is not None
+    assert again.job is not None
+    assert 1 < by_hand.job.run < again.job.run
+    assert published["run"] == str(by_hand.job.run)
+
+
+async def test_a_start_whose_reply_was_lost_may_be_repeated(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """A cut connection is not the job's fault: it costs no attempt, and is told the same."""
+    await settle(consumer, await running_with_parts(queue, consumer), Delay(FAILURE, 0))
+    await consumer.keep_house(LATER_MS)
+    entry = await read_one(consumer)
+    first = await begun(consumer, entry)
+    before = await whole_state(redis)
+
+    assert await begun(consumer, entry) == first
+    assert (first.attempts, first.parts) == (2, PARTS)
+    assert changes(before, await whole_state(redis)) == {}
 
 
 async def test_a_second_entry_added_by_hand_is_a_stray(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
@@ -155,12 +206,57 @@ async def test_a_stray_entry_of_a_job_that_does_not_wait_is_retired_without_runn
     assert changes(before, await whole_state(redis)) == {}
 
 
+async def test_a_rescued_job_goes_on_from_its_parts(queue: JobQueue, consumer: JobStreams, rescuer: JobStreams) -> None:
+    """What a consumer had finished when it died is not done again."""
+    await running_with_parts(queue, consumer)
+
+    assert (await begun(rescuer, await rescued(rescuer))).parts == PARTS
+
+
+@pytest.mark.parametrize("again", ["retried", "revived"])
+async def test_a_new_entry_of_a_job_is_a_new_delivery(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, again: str
+) -> None:
+    """It begins with the delivery count of the entry before, and is another attempt all the same."""
+    if again == "retried":
+        await settle(consumer, await running(queue, consumer), Delay(FAILURE, 0))
+        await redis.zadd(queue.keys.delayed, {"a": 1})
+        await consumer.keep_house(LATER_MS)
+    else:
+        await failed(queue, consumer)
+        await queue.revive("a")
+    entry = await read_one(consumer)
+
+    task = await begun(consumer, entry)
+    assert entry.deliveries == 1
+    assert task.job is not None
+    assert (task.attempts, task.job.state) == ({"retried": 2, "revived": 1}[again], State.RUNNING)
+
+
+@pytest.mark.parametrize("handed_back", [False, True])
+async def test_an_entry_of_a_group_that_was_made_anew_is_a_new_delivery(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, handed_back: bool
+) -> None:
+    """Delivery counts begin anew with the group: without its consumer this delivery looks like the one before."""
+    task = await running(queue, consumer)
+    if handed_back:
+        await settle(consumer, task, Release())
+    await redis.xgroup_destroy(task.entry.stream, TRANSCRIBERS)
+    await set_up(redis, queue.keys)
+
+    again = await begun(rescuer, await read_one(rescuer))
+    assert again.job is not None
+    assert (again.job.state, again.job.worker) == (State.RUNNING, "host-2-bbb")
+    assert again.attempts == (1 if handed_back else 2)
+
+
 @pytest.mark.parametrize("batch_id", [None, "b"])
 async def test_a_rescued_job_that_shall_be_cancelled_ends_without_running(
     queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, batch_id: str | None
 ) -> None:
     """The consumer that was asked to stop it is dead; the request is not."""
-    await cancelling(queue, consumer, batch_id=batch_id)
+    await running_with_parts(queue, consumer, batch_id=batch_id)
+    await queue.cancel("a")
     entry = await rescued(rescuer)
     before = await whole_state(redis)
 
@@ -173,6 +269,7 @@ async def test_a_rescued_job_that_shall_be_cancelled_ends_without_running(
         "jobs:normal pending": [],
         "results": [(ENTRY_ID, result("a", "cancelled"))],
         "events": ["id=a state=cancelled"],
+        **PARTS_GONE,
         **counted(batch_id, running=0, cancelled=1),
     }
 

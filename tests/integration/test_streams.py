@@ -17,6 +17,7 @@ from common.keys import RELEASED, TRANSCRIBERS, WRITERS
 from common.outcomes import Bury, Cancel, Delay, Publish, Release, RetryPolicy
 from common.overview import Overview
 from common.records import Failure, State
+from common.setup import set_up
 from tests.integration.seeds import (
     BURY,
     FAILURE,
@@ -115,8 +116,8 @@ async def test_a_group_begins_with_the_first_entry(queue: JobQueue, consumer: Jo
     with pytest.raises(ResponseError) as caught:
         await consumer.read(1, 1)
     assert group_is_missing(caught.value)
-    await consumer.create_groups()
-    await consumer.create_groups()
+    await set_up(redis, queue.keys)
+    await set_up(redis, queue.keys)
     assert [entry.fields["id"] for entry in await consumer.read(10, 1)] == ["a"]
 
 

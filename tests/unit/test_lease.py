@@ -1,8 +1,8 @@
-"""Leases: when they end, and what is sent of the progress."""
+"""Leases: when they end, and what is sent of the progress and the parts."""
 
 import pytest
 
-from common.lease import TIME_LIMIT_GRACE_S, Ended, Lease
+from common.lease import _PARTS_AT_ONCE, TIME_LIMIT_GRACE_S, Ended, Lease
 
 
 class Clock:
@@ -21,7 +21,14 @@ def clock():
 
 
 def lease(clock, **limits):
-    return Lease(lambda progress: ("renew", progress), clock=clock, **limits)
+    return Lease(lambda progress, parts: (progress, *parts), clock=clock, **limits)
+
+
+def renew(kept):
+    """Return what a renewal carries that arrives."""
+    command, sent = kept.next_command()
+    kept.renewed(sent)
+    return command
 
 
 def test_a_lease_without_limits_is_never_spent(clock):
@@ -42,28 +49,6 @@ def test_a_lease_is_let_go_a_moment_after_the_time_limit(clock):
     assert kept.spent() is Ended.EXPIRED
 
 
-def test_a_step_that_shows_no_sign_of_life_has_stalled(clock):
-    """Slow work goes on for ever as long as it moves; a step that stands still does not."""
-    kept = lease(clock, stall_s=30)
-
-    with kept.step(), kept.step() as alive:
-        clock.now_s += 30
-        alive()
-        assert kept.spent() is None
-        clock.now_s += 0.1
-        assert kept.spent() is Ended.STALLED
-
-
-def test_waiting_between_steps_is_no_stall(clock):
-    """A job whose chunks queue behind another's is not hung."""
-    kept = lease(clock, stall_s=30)
-    with kept.step():
-        clock.now_s += 10
-
-    clock.now_s += 1e6
-    assert kept.spent() is None
-
-
 def test_progress_is_sent_when_it_has_changed(clock):
     """Every renewal of every job would otherwise be an event."""
     kept = lease(clock)
@@ -71,11 +56,9 @@ def test_progress_is_sent_when_it_has_changed(clock):
     for report in (None, 0.25, None, 0.25, 0.5):
         if report is not None:
             kept.report(report)
-        command = kept.next_command()
-        kept.renewed(command)
-        sent.append(command[-1])
+        sent.append(renew(kept))
 
-    assert sent == ["", "0.250", "", "", "0.500"]
+    assert sent == [("",), ("0.250",), ("",), ("",), ("0.500",)]
 
 
 def test_progress_that_did_not_arrive_is_sent_again(clock):
@@ -83,7 +66,52 @@ def test_progress_that_did_not_arrive_is_sent_again(clock):
     kept = lease(clock)
     kept.report(0.25)
 
-    assert kept.next_command() == kept.next_command() == ("renew", "0.250")
+    assert kept.next_command()[0] == kept.next_command()[0] == ("0.250",)
+
+
+def test_each_part_is_sent_once(clock):
+    """A checkpoint that was sent anew each time would be more traffic than the transcript."""
+    kept = lease(clock)
+    kept.keep("0", "first")
+    kept.keep("1", "second")
+
+    assert renew(kept) == ("", ("0", "first"), ("1", "second"))
+    kept.keep("2", "third")
+    assert renew(kept) == ("", ("2", "third"))
+    assert renew(kept) == ("",)
+
+
+def test_parts_that_did_not_arrive_are_sent_again(clock):
+    """A renewal that failed must not leave a hole in the checkpoint."""
+    kept = lease(clock)
+    kept.keep("0", "first")
+    kept.next_command()
+    kept.keep("1", "second")
+
+    assert renew(kept) == ("", ("0", "first"), ("1", "second"))
+
+
+def test_a_part_that_is_finished_while_others_are_sent_goes_with_the_next_renewal(clock):
+    """The work goes on while its renewal is on the way."""
+    kept = lease(clock)
+    kept.keep("0", "first")
+    _, sent = kept.next_command()
+    kept.keep("1", "second")
+    kept.renewed(sent)
+
+    assert renew(kept) == ("", ("1", "second"))
+
+
+def test_many_parts_are_spread_over_renewals(clock):
+    """One job's checkpoint must not hold up the renewals of all others; each part goes, in its order."""
+    kept = lease(clock)
+    parts = [(str(number), "text") for number in range(2 * _PARTS_AT_ONCE + 1)]
+    for part in parts:
+        kept.keep(*part)
+    renewals = [renew(kept)[1:] for _ in range(4)]
+
+    assert [len(sent) for sent in renewals] == [_PARTS_AT_ONCE, _PARTS_AT_ONCE, 1, 0]
+    assert [part for sent in renewals for part in sent] == parts
 
 
 @pytest.mark.parametrize(("reported", "kept_as"), [(-1.0, 0.0), (0.3, 0.3), (1.7, 1.0)])
