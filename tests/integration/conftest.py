@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,11 +22,14 @@ from tests.integration.state import undeclared_keys
 from tests.until import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from redis.asyncio import Redis
 
     from common.settings import Settings
+
+
+ClientOf = Callable[[str], Awaitable[Any]]
 
 
 @pytest.fixture(scope="session")
@@ -76,42 +80,55 @@ async def _client(settings: Settings) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def queue(redis: Redis, keys: Keys) -> JobQueue:
-    return JobQueue(redis, keys)
+async def client_of(server: Server, redis: Redis) -> AsyncIterator[ClientOf]:
+    """Make clients with connections of their own and the rights of one of the users that we ship."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(user: str) -> Redis:
+            return await stack.enter_async_context(_client(load_settings({"STTREAM_REDIS_URL": server.url_of(user)})))
+
+        yield make
 
 
 @pytest.fixture
-def consumer(redis: Redis, keys: Keys, settings: Settings) -> JobStreams:
-    return JobStreams(redis, keys, settings, "host-1-aaa")
+async def queue(client_of: ClientOf, keys: Keys) -> JobQueue:
+    """What a producer works with."""
+    return JobQueue(await client_of("producer"), keys)
 
 
 @pytest.fixture
-def same_consumer(other_redis: Redis, keys: Keys, settings: Settings) -> JobStreams:
+async def consumer(client_of: ClientOf, keys: Keys, settings: Settings) -> JobStreams:
+    return JobStreams(await client_of("consumer"), keys, settings, "host-1-aaa")
+
+
+@pytest.fixture
+async def same_consumer(client_of: ClientOf, keys: Keys, settings: Settings) -> JobStreams:
     """The consumer again, over connections of its own: a call repeated after its reply was lost."""
-    return JobStreams(other_redis, keys, settings, "host-1-aaa")
+    return JobStreams(await client_of("consumer"), keys, settings, "host-1-aaa")
 
 
 @pytest.fixture
-def rescuer(other_redis: Redis, keys: Keys, settings: Settings) -> JobStreams:
+async def rescuer(client_of: ClientOf, keys: Keys, settings: Settings) -> JobStreams:
     """Another consumer."""
-    return JobStreams(other_redis, keys, settings, "host-2-bbb")
+    return JobStreams(await client_of("consumer"), keys, settings, "host-2-bbb")
 
 
 @pytest.fixture
-def writer(redis: Redis, keys: Keys, settings: Settings) -> ResultStream:
-    return ResultStream(redis, keys, settings, "host-3-ccc")
+async def writer(client_of: ClientOf, keys: Keys, settings: Settings) -> ResultStream:
+    return ResultStream(await client_of("writer"), keys, settings, "host-3-ccc")
 
 
 @pytest.fixture
-def figures(settings: Settings) -> Settings:
-    """The settings of a stage under test: short leases, so that a rescue takes a moment."""
+def figures(server: Server) -> Settings:
+    """The settings of a consumer's stage under test: short leases, so that a rescue takes a moment."""
+    settings = load_settings({"STTREAM_REDIS_URL": server.url_of("consumer")})
     return settings.model_copy(update={"lease_ms": 600, "renew_ms": 150, "max_attempts": 3})
 
 
 @pytest.fixture
-def stage_of(redis: Redis, keys: Keys, figures: Settings) -> Callable[..., Any]:
+async def stage_of(client_of: ClientOf, keys: Keys, figures: Settings) -> Callable[..., Any]:
     """Run a stage with a handler; the context's end drains it."""
-    return functools.partial(running_stage, redis, keys, figures)
+    return functools.partial(running_stage, await client_of("consumer"), keys, figures)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = ("valkey", "redis")
+USERS = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
 
 # What the servers that we ship are configured with, and nothing written that a test would not see in memory.
 CONFIG = {
@@ -43,8 +45,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """Where a client finds it that may do everything: the test itself, never what is tested."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def url_of(self, user: str) -> str:
+        """Where the service of one of our users finds it."""
+        return f"redis://{user}:{user}@127.0.0.1:{self.port}/0"
 
     async def answers(self) -> bool:
         """Return whether it takes commands.
@@ -88,15 +94,23 @@ class Servers:
         return self._running[kind]
 
     def _start(self, kind: str, binary: str) -> Server:
-        port = _free_port()
+        port, folder = _free_port(), self._make_folder(kind)
+        users = folder / "users.acl"
+        users.write_text(_with_passwords(USERS.read_text()))
         options = [word for name, value in CONFIG.items() for word in (f"--{name}", value)]
         process = subprocess.Popen(
-            [binary, "--port", str(port), "--dir", str(self._make_folder(kind)), *options],
+            [binary, "--port", str(port), "--dir", str(folder), "--aclfile", str(users), *options],
             stdout=subprocess.DEVNULL,
         )
         self._stack.callback(process.wait, 10)
         self._stack.callback(process.terminate)
         return Server(kind, port, process)
+
+
+def _with_passwords(users: str) -> str:
+    """Let every user of ours log in, and the test do what it likes."""
+    everything = users.replace("user default off", "user default on nopass ~* &* +@all")
+    return re.sub(r"^user (\w+) on reset", r"user \1 on >\1 reset", everything, flags=re.MULTILINE)
 
 
 def _valkey() -> str:

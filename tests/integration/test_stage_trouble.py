@@ -6,7 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from redis.exceptions import ConnectionError
 from structlog.testing import capture_logs
 
 from common.errors import DataLost, Unavailable
