@@ -18,7 +18,7 @@ from common.outcomes import Completed, Outcome
 from common.overview import Overview
 from common.records import Job, JobSpec, State
 from common.runner import Work
-from common.setup import Epoch
+from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams
 from tests.until import until
@@ -64,7 +64,7 @@ def stage_of(redis, keys, figures):
 
     @asynccontextmanager
     async def run(handler, *, name="host-1-aaa", slots=4, drain_s=5.0, stall_s=None):
-        epoch = await Epoch.begin(redis, keys)
+        setup = await set_up(redis, keys)
         stop, metrics = asyncio.Event(), ConsumerMetrics()
         with LeaseKeeper(figures) as keeper:
             stage = Stage(
@@ -73,7 +73,7 @@ def stage_of(redis, keys, figures):
                 handler,
                 keeper,
                 metrics,
-                check_data=epoch.check,
+                check_data=setup.check,
             )
             running = asyncio.create_task(stage.run(stop))
             try:
@@ -459,13 +459,13 @@ async def test_after_an_outage_nothing_is_rescued_before_the_others_could_renew(
     await submit("a")
     other = JobStreams(redis, keys, figures, "host-0-alive")
     await other.begin(await other.read(1, 1))
-    epoch = await Epoch.begin(redis, keys)
+    setup = await set_up(redis, keys)
     with LeaseKeeper(figures) as keeper:
         now_s = 1e6
         keeper.clock = lambda: now_s
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
-        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), check_data=epoch.check)
+        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), check_data=setup.check)
         now_s += 10
 
         await stage._survive(ConnectionError("the server is away"))
