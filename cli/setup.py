@@ -79,7 +79,8 @@ async def _stores(settings: Settings) -> AsyncIterator[tuple[Client, Database]]:
     """Connect to both and migrate. The services wait for what is away; a person wants to know.
 
     Raises:
-        Unavailable: one of them does not answer.
+        SettingsError: the server refuses the user.
+        Unavailable: one of them cannot be used now.
     """
     from common.connection import connect, server_is_away
     from common.database import Database
@@ -91,10 +92,12 @@ async def _stores(settings: Settings) -> AsyncIterator[tuple[Client, Database]]:
         try:
             with needed_by_all(redis):
                 await redis.ping()
+            await database.migrate()
+            yield redis, database
         except Exception as exc:
             if not server_is_away(exc):
                 raise
             where = visible_url(settings.redis_url.get_secret_value())
-            raise Unavailable(f"no server answers at {where}: {reason_of(exc)}. Is STTREAM_REDIS_URL right?") from exc
-        await database.migrate()
-        yield redis, database
+            raise Unavailable(
+                f"the server at {where} cannot be used: {reason_of(exc)}. Is STTREAM_REDIS_URL right?"
+            ) from exc

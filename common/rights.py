@@ -44,6 +44,6 @@ def needed_by_all(redis: Client) -> Iterator[None]:
         if not (login_is_refused(exc) or right_is_missing(exc)):
             raise
         raise SettingsError(
-            f"STTREAM_REDIS_URL: the server refuses user {user_of(redis)!r}: {exc}. Its name, its password or its "
+            f"STTREAM_REDIS_URL: the server refuses user {user_of(redis)!r} ({exc}): its name, its password or its "
             "rights must change first"
         ) from exc

@@ -69,6 +69,7 @@ async def test_services_refuse_each_start_until_the_operator_has_decided(server,
         "STTREAM_RESULTS_DIR": str(tmp_path / "results"),
         "STTREAM_UPLOAD_DIR": str(tmp_path / "uploads"),
         "STTREAM_HTTP_PORT": str(free_port()),
+        "STTREAM_MODEL": "bundled",
     }
     assert sttream("setup", **settings).returncode == 0
     with service("producer", tmp_path, settings) as running:

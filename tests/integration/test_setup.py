@@ -231,7 +231,7 @@ async def test_a_user_who_may_not_write_the_first_epoch_waits(emptied, keys, dat
 async def test_a_user_who_may_not_even_look_is_a_wrong_setting(redis, keys, user):
     """Waiting would look like an outage; the message names the user and what was refused."""
     async with user("+ping") as limited:
-        with pytest.raises(SettingsError, match=r"STTREAM_REDIS_URL: the server refuses user 'limited': .*'get'"):
+        with pytest.raises(SettingsError, match=r"STTREAM_REDIS_URL: the server refuses user 'limited' \(.*'get'"):
             await set_up(limited, keys)
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import sqlite
 
-from common.database import Database, RecordRefused, TerminalRecord
+from common.database import MIGRATIONS, Database, RecordRefused, TerminalRecord
 from common.errors import SettingsError, Unavailable
 from common.records import Failure, Job, JobSpec, State
 from common.tables import metadata, newest_jobs
@@ -224,6 +226,25 @@ async def test_the_migrated_tables_are_those_of_the_code(database: Database) -> 
 
     async with database._engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_a_database_of_the_first_version_keeps_its_jobs(url: str) -> None:
+    """An update brings the tables up to date under records that nobody can make again."""
+
+    def first_version(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async with contextlib.aclosing(Database.open(url)) as database:
+        async with database._writing.begin() as connection:
+            await connection.run_sync(first_version)
+        await database.store([completed("a")])
+        await database.migrate()
+
+        assert await ids(database) == ["a"]
+        assert await database.remember_epoch("calls", "first") == "first"
 
 
 def migrate_at_once(url: str, barrier: Any) -> None:
