@@ -1,14 +1,15 @@
-"""Exit codes: 0 done, 1 the job failed, 2 wrong use, 3 a service cannot be reached."""
+"""Exit codes: 0 done, 1 the job failed, 2 wrong use, 3 a service cannot be reached, 4 data were lost."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from common.errors import SettingsError, SttreamError
+from common.errors import DataLost, SettingsError, SttreamError
 
 FAILED = 1
 WRONG_USE = 2
 UNREACHABLE = 3
+DATA_LOST = 4
 INTERRUPTED = 130
 
 
@@ -19,6 +20,8 @@ def exit_code_of(error: SttreamError) -> int:
 
     if isinstance(error, Refused):
         return _of_status(error.status)
+    if isinstance(error, DataLost):
+        return DATA_LOST
     return WRONG_USE if isinstance(error, SettingsError | StackRefused) else UNREACHABLE
 
 

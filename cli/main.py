@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli import batch, demo, jobs, queue, services, submit
+from cli import batch, demo, jobs, queue, services, setup, submit
 from cli.exits import INTERRUPTED, exit_code_of
 from cli.output import complain
 from common import __version__
@@ -14,7 +14,7 @@ from common.errors import SttreamError
 
 _SECTIONS = {
     "One machine": (services.up, demo.demo),
-    "Services": (services.producer, services.consumer, services.writer, services.setup, services.config),
+    "Services": (services.producer, services.consumer, services.writer, setup.setup, services.config),
     "Jobs": (submit.submit, batch.batch, jobs.status, jobs.cancel, jobs.transcript, jobs.events),
     "Queue": (queue.queue, queue.dead),
 }
@@ -45,7 +45,7 @@ def sttream() -> None:
 
     `sttream up` runs everything on this machine; `sttream submit FILE --wait` transcribes a recording.
 
-    Exit codes: 0 done, 1 the job failed, 2 wrong use, 3 a service cannot be reached.
+    Exit codes: 0 done, 1 the job failed, 2 wrong use, 3 a service cannot be reached, 4 data were lost.
     """
 
 

@@ -1,4 +1,4 @@
-"""Verbs that run services, set them up, and show their settings."""
+"""Verbs that run services and show their settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import click
 
 from cli import parameters
 from cli.output import own_command, print_json, print_table
-from cli.reasons import reason_of
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -44,7 +43,10 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="A folder that recordings may lie in; may be repeated.  [default: STTREAM_AUDIO_ROOTS, or the current folder]",
 )
-def up(host: str, port: int, data_dir: Path, consumers: int, audio: tuple[Path, ...]) -> None:
+@click.option(
+    "--accept-data-loss", is_flag=True, help="Begin anew when the data folder has lost its queue (`sttream setup -h`)."
+)
+def up(host: str, port: int, data_dir: Path, consumers: int, audio: tuple[Path, ...], accept_data_loss: bool) -> None:
     """Run everything on this machine.
 
     An embedded server, a producer, consumers and a writer. Ctrl-C stops; what was accepted goes on at the next start.
@@ -56,15 +58,17 @@ def up(host: str, port: int, data_dir: Path, consumers: int, audio: tuple[Path, 
     if replaced := ignored():
         click.echo(f"not used by `up`, which brings its own: {', '.join(replaced)}", err=True)
     with contextlib.suppress(asyncio.CancelledError):  # stopped as asked
-        asyncio.run(_up(plan))
+        asyncio.run(_up(plan, accept_data_loss))
     click.echo(f"stopped; {plan.data.path} keeps the data")
 
 
-async def _up(plan: Plan) -> None:
+async def _up(plan: Plan, accept_data_loss: bool) -> None:
     """Run the stack, its logs on standard error, until a signal cancels this."""
+    from cli.setup import begin_anew
     from deploy.local import running_stack
 
-    async with running_stack(plan, lambda line: click.echo(line, err=True)):
+    prepare = (lambda: begin_anew(plan.settings)) if accept_data_loss else None
+    async with running_stack(plan, lambda line: click.echo(line, err=True), prepare):
         click.echo(_banner(plan))
         await asyncio.Event().wait()
 
@@ -111,37 +115,6 @@ def writer() -> None:
     from consumer.service import serve_writer
 
     run_service("writer", serve_writer, _settings())
-
-
-@click.command()
-def setup() -> None:
-    """Load the functions, create groups, migrate the database.
-
-    Services do it themselves where their users may.
-    """
-    asyncio.run(_set_up(_settings()))
-    click.echo("function library, groups and tables are there")
-
-
-async def _set_up(settings: Settings) -> None:
-    from common.connection import connect, server_is_away
-    from common.database import Database
-    from common.errors import Unavailable
-    from common.keys import Keys
-    from common.setup import set_up
-
-    database = Database.open(settings.database_url.get_secret_value())
-    async with connect(settings) as redis, contextlib.aclosing(database):
-        try:
-            # The services wait for a server that is away; a person wants to know.
-            await redis.ping()
-            await database.migrate()
-        except Exception as exc:
-            if not server_is_away(exc):
-                raise
-            where = visible_url(settings.redis_url.get_secret_value())
-            raise Unavailable(f"no server answers at {where}: {reason_of(exc)}. Is STTREAM_REDIS_URL right?") from exc
-        await set_up(redis, Keys(settings.queue), database)
 
 
 @click.command()

@@ -10,10 +10,12 @@ import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -42,6 +44,8 @@ _AWAY = (
     OSError,
 )
 _AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "UNBLOCKED")
+# Valkey 7.2 and later, and Redis 7.0.
+_DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 
 
 # An asyncio client whose replies are text. redis-py annotates each reply for all modes of the client at once (bytes or
@@ -64,6 +68,23 @@ def group_is_missing(error: Exception) -> bool:
 def library_is_missing(error: Exception) -> bool:
     """Return whether a call failed because the server does not hold this version of the library."""
     return isinstance(error, ResponseError) and "Function not found" in str(error)
+
+
+def login_is_refused(error: Exception) -> bool:
+    """Return whether the server does not take this user or password; the client's class for it is a lost connection."""
+    return isinstance(error, AuthenticationError)
+
+
+def right_is_missing(error: Exception) -> bool:
+    """Return whether this user may not do what it tried, directly or inside a function."""
+    if isinstance(error, NoPermissionError):
+        return True
+    return isinstance(error, ResponseError) and any(text in str(error) for text in _DENIED_IN_SCRIPT)
+
+
+def user_of(client: Client) -> str:
+    """Return the name that a client logs in with."""
+    return str(client.get_connection_kwargs().get("username") or "default")
 
 
 def blames_the_server(error: Exception) -> bool:

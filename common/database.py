@@ -1,4 +1,4 @@
-"""The database: one terminal record a job, kept for ever. SQLite by default, PostgreSQL by URL.
+"""The database: one terminal record a job, and each queue's epoch, kept for ever. SQLite by default, PostgreSQL by URL.
 
 Every method is one short transaction and may be called again after `Unavailable`.
 """
@@ -29,7 +29,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from common.errors import SettingsError, SttreamError, Unavailable
 from common.records import Job, State
-from common.tables import TerminalRecord, insert_newer, jobs, newest_jobs, to_job, to_row, transcripts
+from common.tables import (
+    TerminalRecord,
+    epochs,
+    insert_epoch,
+    insert_newer,
+    jobs,
+    newest_jobs,
+    to_job,
+    to_row,
+    transcripts,
+)
 from common.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -177,6 +187,29 @@ class Database:
         """
         query = newest_jobs(state=state, batch_id=batch_id, before=before, limit=limit)
         return [to_job(row) for row in await self._read(query)]
+
+    async def count(self) -> int:
+        """Return how many jobs have ended."""
+        [row] = await self._read(select(func.count().label("count")).select_from(jobs))
+        return int(row["count"])
+
+    async def epoch(self, queue: str) -> str | None:
+        """Return the epoch remembered for a queue; see `common.epoch`."""
+        rows = await self._read(select(epochs.c.epoch).where(epochs.c.queue == queue))
+        return str(rows[0]["epoch"]) if rows else None
+
+    async def remember_epoch(self, queue: str, epoch: str, *, replace: bool = False) -> str:
+        """Remember a queue's epoch; return the one that is remembered now.
+
+        Args:
+            queue: whose.
+            epoch: the server's.
+            replace: whether it takes the place of one that is there; else the first of several callers wins.
+        """
+        async with self._transaction(self._writing, self._timeout_s) as connection:
+            store = insert_epoch(self._engine.dialect.name, replace=replace)
+            await connection.execute(store, {"queue": queue, "epoch": epoch})
+            return str(await connection.scalar(select(epochs.c.epoch).where(epochs.c.queue == queue)))
 
     async def _read(self, query: Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with self._transaction(self._engine, self._timeout_s) as connection:

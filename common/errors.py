@@ -56,4 +56,4 @@ class Unavailable(SttreamError):
 
 
 class DataLost(SttreamError):
-    """The server is not the one this process had seen: it was emptied or replaced. An operator must decide."""
+    """The server holds other data than it should: it was emptied or replaced. An operator must decide."""

@@ -38,14 +38,16 @@ class Group:
 
     async def create(self) -> None:
         """Create the group at the first entry of each stream, so that none added before is left out."""
-        for stream in self.streams:
-            if await self._exists(stream):
-                continue
+        for stream in await self.missing():
             try:
                 await self.redis.xgroup_create(stream, self.group, id="0", mkstream=True)
             except Exception as exc:
                 if "BUSYGROUP" not in str(exc):  # another process was faster
                     raise
+
+    async def missing(self) -> list[str]:
+        """Return the streams that do not have the group."""
+        return [stream for stream in self.streams if not await self._exists(stream)]
 
     async def _exists(self, stream: str) -> bool:
         """Look before creating: a server at maxmemory refuses the creation even of what is there."""

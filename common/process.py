@@ -8,19 +8,19 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from common.errors import SettingsError, SttreamError, Unavailable
+from common.errors import DataLost, SettingsError, SttreamError, Unavailable
 from common.logs import configure_logs
 from common.settings import Settings
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-_EXIT_CODES: dict[type[BaseException], int] = {SettingsError: 2, Unavailable: 3}
+_EXIT_CODES: dict[type[BaseException], int] = {SettingsError: 2, Unavailable: 3, DataLost: 4}
 
 
 class Stopped(Exception):
@@ -30,7 +30,8 @@ class Stopped(Exception):
 def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> NoReturn:
     """Run one service until SIGTERM or SIGINT, and end the process.
 
-    Exit code: 0 stopped as asked, 1 it failed, 2 wrong settings, 3 something it needs cannot be reached.
+    Exit code: 0 stopped as asked, 1 it failed, 2 wrong settings, 3 something it needs cannot be reached, 4 data were
+    lost and an operator must decide.
 
     Args:
         name: bound to each log line as `service`.
@@ -64,13 +65,22 @@ async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[
 
 def _explain(error: Exception) -> int:
     """Log why the service failed and return its exit code."""
-    causes = list(_causes(error))
+    causes = _decisive(list(_causes(error)))
     code = max((_EXIT_CODES.get(type(cause), 1) for cause in causes), default=1)
     if all(isinstance(cause, SttreamError) for cause in causes):
-        log.error("service_failed", error="; ".join(str(cause) for cause in causes), exit_code=code)
+        told = dict.fromkeys(str(cause) for cause in causes)  # two loops may have met the same
+        log.error("service_failed", error="; ".join(told), exit_code=code)
     else:
         log.error("service_failed", exit_code=code, exc_info=error)
     return code
+
+
+def _decisive(causes: Sequence[BaseException]) -> Sequence[BaseException]:
+    """Leave out what only followed: on lost data, or as a user that the server refuses, every loop fails somehow."""
+    for kind in (DataLost, SettingsError):
+        if found := [cause for cause in causes if isinstance(cause, kind)]:
+            return found
+    return causes
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -1,7 +1,7 @@
 """The function library: every change of state, in Lua, run by the server as one step.
 
 The library's name holds a digest of its text. Two versions of sttream therefore never call each other's functions,
-and a process that finds its library missing loads it when it starts again.
+and a process that finds its library missing loads it again (`common.setup`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from common.connection import library_is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +35,21 @@ def fcall(name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> 
     return ("FCALL", f"{library_source()[0]}_{name}", len(keys), *keys, *args)
 
 
+async def library_is_there(redis: Client, epoch_key: str) -> bool:
+    """Ask a function that only reads: `FUNCTION LIST` is a right that few users have."""
+    try:
+        await call(redis, "epoch", [epoch_key], [])
+    except Exception as exc:
+        if library_is_missing(exc):
+            return False
+        raise
+    return True
+
+
 async def load_library(redis: Client) -> None:
-    """Load the library unless the server has it; needs `FUNCTION LIST` and `FUNCTION LOAD`."""
-    name, text = library_source()
-    if not await redis.function_list(library=name):
-        # REPLACE: another process may have loaded the same text since we looked.
-        await redis.function_load(text, replace=True)
+    """Load the library; needs the right to `FUNCTION LOAD`."""
+    # REPLACE: another process may have loaded the same text since we looked.
+    await redis.function_load(library_source()[1], replace=True)
 
 
 async def call(redis: Client, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:

@@ -1,76 +1,110 @@
-"""What must stand before a service runs: the function library, the groups, the data epoch, the tables.
+"""What must stand before a service runs: the tables, the data epoch, the function library, the groups.
 
-Services do it themselves where their users may; `sttream setup` does it for those that may not.
+Every process looks, with rights that all have, and makes what is missing where its user may. Where it may not, it waits
+until somebody has: another service, or an operator with `sttream setup`.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from typing import TYPE_CHECKING
 
+import structlog
+
 from common.connection import Client
-from common.errors import DataLost
+from common.epoch import agreed_epoch, check_epoch, found_epoch
+from common.errors import Unavailable
 from common.group import Group
 from common.keys import TRANSCRIBERS, WRITERS, Keys
 from common.outage import Outage, persist
-from common.scripts import load_library
+from common.rights import Missing, making, needed_by_all
+from common.scripts import library_is_there, load_library
 
 if TYPE_CHECKING:
     from common.database import Database
 
+log = structlog.get_logger()
 
-async def set_up(redis: Client, keys: Keys, database: Database | None = None) -> Epoch:
-    """Create what is missing. Safe to run many times, and from many processes.
+# Somebody who has just run `sttream setup` looks at the services next.
+LOOKED_AGAIN_S = 1.0
 
-    Waits, for as long as it takes, while the server or the database is away.
+
+async def set_up(redis: Client, keys: Keys, database: Database | None = None) -> SetUp:
+    """Make what is missing. Safe to run many times, and from many processes.
+
+    Waits, for as long as it takes, while the server or the database is away, and while something is missing that this
+    process may not make.
+
+    Raises:
+        DataLost: the server holds other data than the database remembers.
+        SettingsError: the server refuses this user.
     """
-    epoch = await persist(Outage("server, to set it up"), lambda: _set_up_server(redis, keys))
     if database is not None:
         await persist(Outage("database, to migrate it"), database.migrate)
-    return epoch
+    outage, told = Outage("server, to set it up"), ""
+    while True:
+        try:
+            return await persist(outage, lambda: set_up_once(redis, keys, database))
+        except Missing as exc:
+            if str(exc) != told:
+                told = str(exc)
+                log.warning("setup_awaited", missing=told, next="looking again every second")
+        await asyncio.sleep(LOOKED_AGAIN_S)
 
 
-async def _set_up_server(redis: Client, keys: Keys) -> Epoch:
-    await load_library(redis)
-    await Group(redis, keys.lanes, TRANSCRIBERS, "").create()
-    await Group(redis, [keys.results], WRITERS, "").create()
-    return await Epoch.begin(redis, keys)
+async def set_up_once(redis: Client, keys: Keys, database: Database | None = None) -> SetUp:
+    """Do the same without waiting; the database is migrated.
+
+    Raises:
+        Missing: something is not there, and this process may not make it.
+    """
+    with needed_by_all(redis):
+        # The epoch first: on a server that was emptied nothing is made before an operator has decided.
+        if database is None:
+            epoch = await found_epoch(redis, keys)
+        else:
+            epoch = await agreed_epoch(redis, keys, database)
+        await _make_missing(redis, keys)
+    return SetUp(redis, keys, epoch)
 
 
-class Epoch:
-    """Tells the data that a process started with from an emptied or replaced server's."""
+class SetUp:
+    """What a process runs on: the data that it found when it started, with library and groups."""
 
-    def __init__(self, redis: Client, keys: Keys, seen: str) -> None:
+    def __init__(self, redis: Client, keys: Keys, epoch: str) -> None:
         self._redis = redis
         self._keys = keys
-        self._seen = seen
-
-    @classmethod
-    async def begin(cls, redis: Client, keys: Keys) -> Epoch:
-        """Read the epoch, and write one on a server that has none."""
-        if not await redis.exists(keys.epoch):  # a server at maxmemory refuses to set even what is there
-            await redis.set(keys.epoch, secrets.token_hex(8), nx=True)
-        return cls(redis, keys, str(await redis.get(keys.epoch)))
-
-    async def restore(self) -> None:
-        """Compare, then bring back the functions and groups that the server lost.
-
-        Raises:
-            DataLost: the server holds other data than when this process started.
-        """
-        await self.check()
-        await _set_up_server(self._redis, self._keys)
+        self._epoch = epoch
 
     async def check(self) -> None:
-        """Compare.
+        """Compare the server's epoch with the one at the start.
 
         Raises:
-            DataLost: the server holds other data than when this process started.
+            DataLost: the server was emptied or replaced meanwhile.
         """
-        found = await self._redis.get(self._keys.epoch)
-        if found != self._seen:
-            raise DataLost(
-                f"{self._keys.epoch} was {self._seen!r} when this process started and is {found!r} now: the server "
-                "was emptied or replaced. This process stops; restore the data, or start the services anew to go on "
-                "without it."
-            )
+        await check_epoch(self._redis, self._keys, self._epoch)
+
+    async def restore(self) -> None:
+        """Make again what the server has lost beside its data: library or groups. Safe to repeat.
+
+        Raises:
+            DataLost: the server was emptied or replaced meanwhile.
+            SettingsError: the server refuses this user now.
+            Unavailable: this user may not make what is missing; try again when somebody has.
+        """
+        try:
+            with needed_by_all(self._redis):
+                await self.check()
+                await _make_missing(self._redis, self._keys)
+        except Missing as exc:
+            raise Unavailable(str(exc)) from exc
+
+
+async def _make_missing(redis: Client, keys: Keys) -> None:
+    if not await library_is_there(redis, keys.epoch):
+        with making(redis, "the function library"):
+            await load_library(redis)
+    for group in (Group(redis, keys.lanes, TRANSCRIBERS, ""), Group(redis, [keys.results], WRITERS, "")):
+        if await group.missing():
+            with making(redis, f"group {group.group!r}"):
+                await group.create()

@@ -1,4 +1,4 @@
-"""The tables: one terminal record a job, and the transcripts of the completed ones.
+"""The tables: one terminal record a job, the transcripts of the completed ones, and the epoch of each queue.
 
 Times are milliseconds of the server's clock, as everywhere else in sttream: no time zone, no rounding, and the
 same number in Redis, in both databases and in a cursor. A change here needs a migration; a test compares the two.
@@ -10,7 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, MetaData, Select, Table, Text, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Insert,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -60,6 +73,14 @@ transcripts = Table(
     metadata,
     Column("job_id", IdText, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("body", Text, nullable=False),
+)
+
+# Which data in Redis the jobs above belong to; see `common.epoch`.
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("epoch", Text, nullable=False),
 )
 
 
@@ -128,6 +149,14 @@ def insert_newer(dialect: str) -> ReturningInsert[Any]:
     return new.on_conflict_do_update(
         index_elements=[jobs.c.id], set_=values, where=jobs.c.run < new.excluded.run
     ).returning(jobs.c.id)
+
+
+def insert_epoch(dialect: str, *, replace: bool) -> Insert:
+    """Return the statement that stores a queue's epoch; unless it shall replace, the one that is there stays."""
+    new = postgresql.insert(epochs) if dialect == "postgresql" else sqlite.insert(epochs)
+    if replace:
+        return new.on_conflict_do_update(index_elements=[epochs.c.queue], set_={"epoch": new.excluded.epoch})
+    return new.on_conflict_do_nothing(index_elements=[epochs.c.queue])
 
 
 def newest_jobs(

@@ -23,7 +23,7 @@ from deploy.ready import server_answers, service_is_ready, until_ready
 from deploy.supervisor import Service, Supervised, stop_in_order
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from deploy.plan import Plan
 
@@ -69,8 +69,11 @@ class Stack:
         """Every process, in starting order."""
         return [self.server, self.producer, *self.consumers, self.writer]
 
-    async def start(self) -> None:
+    async def start(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
         """Start everything; returns when all of it is ready.
+
+        Args:
+            prepare: awaited when the server answers, before the services start.
 
         Raises:
             ServiceFailed: something does not come up.
@@ -80,6 +83,8 @@ class Stack:
         self._start(self.server)
         async with connect(self._plan.settings) as redis:
             await until_ready(self.server, lambda: server_answers(redis), SERVER_WITHIN_S)
+        if prepare is not None:
+            await prepare()
         for supervised in self.everything[1:]:
             self._start(supervised)
         await asyncio.gather(*(self._ready(*checked) for checked in self._health()))
@@ -118,15 +123,19 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(plan: Plan, show: Callable[[str], None] | None = None) -> AsyncIterator[Stack]:
+async def running_stack(
+    plan: Plan, show: Callable[[str], None] | None = None, prepare: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Stack]:
     """Run a stack while the block runs.
 
     SIGINT, SIGTERM and SIGHUP cancel the block; one that comes while the services stop kills them.
 
     Args:
         show: takes each line of the logs, dressed for a terminal; by default they are only kept.
+        prepare: awaited when the server answers, before the services start.
 
     Raises:
+        DataLost: the server does not hold what the database remembers.
         StackRefused: it cannot start as asked.
         ServiceFailed: a service does not come up or cannot go on.
     """
@@ -135,7 +144,7 @@ async def running_stack(plan: Plan, show: Callable[[str], None] | None = None) -
         stack = Stack(plan)
         async with _following(plan, show), _signals(stack, show):
             try:
-                await stack.start()
+                await stack.start(prepare)
                 yield stack
             except asyncio.CancelledError:
                 if stack.failure is not None:

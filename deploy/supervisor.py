@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import structlog
 
+from common.errors import DataLost
 from deploy.errors import StackRefused
 from deploy.follow import last_words
 
@@ -28,6 +29,8 @@ LONGEST_WAIT_S = 30.0
 STEADY_S = 60.0
 # The exit code of "wrong use, wrong settings": starting again would say the same.
 WRONG_USE = 2
+# The exit code of "data were lost": only an operator can say how to go on.
+DATA_LOST = 4
 _TIED = Path(__file__).with_name("tied.py")
 
 
@@ -69,7 +72,7 @@ class Supervised:
         """How the service ended the last time that nobody had asked for it."""
 
     def start(self) -> asyncio.Task[None]:
-        """Start the service; the task ends with `StackRefused` when starting it again cannot help."""
+        """Start the service; the task ends with `StackRefused` or `DataLost` when starting it again cannot help."""
         self._running = asyncio.create_task(self._keep_running(), name=self.service.name)
         return self._running
 
@@ -89,14 +92,24 @@ class Supervised:
             code = await self._run_once()
             if self._stopping:
                 return
-            if code == WRONG_USE:
-                raise StackRefused(f"{self.service.name} refuses to start:\n{self.last_words()}")
+            self._give_up_on(code)
             self.last_exit = how(code)
             wait_s = FIRST_WAIT_S if self._clock() - started > STEADY_S else wait_s
             log.warning("service_exited", name=self.service.name, how=self.last_exit, again_in_s=wait_s)
             await self._sleep(wait_s)  # `stop` and `kill` end it
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             log.info("service_restarted", name=self.service.name)
+
+    def _give_up_on(self, code: int) -> None:
+        """Raise where starting again cannot help."""
+        name = self.service.name
+        if code == WRONG_USE:
+            raise StackRefused(f"{name} refuses to start:\n{self.last_words()}")
+        if code == DATA_LOST:
+            raise DataLost(
+                f"{name} has stopped, and all else with it:\n{self.last_words()}\n"
+                "Here, to begin anew is: `sttream up --accept-data-loss`, with the same --data-dir"
+            )
 
     async def _run_once(self) -> int:
         with self.service.log.open("ab") as output:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from common.connection import Client, connect, server_is_away
+from common.connection import connect, server_is_away
 from common.database import Database
 from common.errors import SettingsError, Unavailable
 from common.health import Readiness, health_routes
 from common.keys import Keys
 from common.metrics import ProducerMetrics
+from common.outage import Outage, persist
 from common.queue import JobQueue
-from common.scripts import load_library
-from common.setup import Epoch, set_up
+from common.rights import needed_by_all
+from common.setup import SetUp, set_up
 from producer.access import REQUESTS, Requests, add_headers, log_access
 from producer.bodies import MAX_JSON_BYTES
 from producer.parts import PARTS, Parts
@@ -65,7 +66,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         tail = EventTail(job_queue)
         parts = Parts(settings, job_queue, database, readiness, ProducerMetrics(), uploads, tail)
         async with asyncio.TaskGroup() as loops:
-            tasks = [loops.create_task(tail.run()), loops.create_task(_set_up_and_watch(parts))]
+            tasks = [loops.create_task(_follow_events(parts)), loops.create_task(_set_up_and_watch(parts))]
             await _listen(parts, stop)
             for task in tasks:
                 task.cancel()
@@ -165,29 +166,30 @@ def _gauge_refresher(parts: Parts) -> Callable[[], Awaitable[None]]:
     return refresh
 
 
+async def _follow_events(parts: Parts) -> None:
+    with needed_by_all(parts.queue.redis):  # begun before the set-up, it may be the first that the server refuses
+        await parts.tail.run()
+
+
 async def _set_up_and_watch(parts: Parts) -> None:
     """Set up behind the open port: `/readyz` says meanwhile what is away, and submissions are refused."""
-    epoch = await set_up(parts.queue.redis, parts.queue.keys, parts.database)
-    parts.readiness.add("redis", epoch.check)
+    setup = await set_up(parts.queue.redis, parts.queue.keys, parts.database)
+    parts.readiness.add("redis", setup.check)
     log.info("producer_ready")
-    await _watch(epoch, parts.queue.redis)
+    await _watch(setup)
 
 
 async def _not_set_up() -> None:
     raise Unavailable("it is not set up yet: no answer so far, or its functions and groups are being made")
 
 
-async def _watch(epoch: Epoch, redis: Client) -> None:
-    """Look at times whether the server still holds the data that this process started with.
+async def _watch(setup: SetUp) -> None:
+    """Look at times whether the server still holds the data that this process started with, and all else it needs.
 
     Raises:
         DataLost: it does not; this ends the process.
     """
+    outage = Outage("server, to watch over its data")
     while True:
         await asyncio.sleep(EPOCH_CHECKED_S)
-        try:
-            await epoch.check()
-            await load_library(redis)  # a failover may have lost it
-        except Exception as exc:
-            if not server_is_away(exc):
-                raise
+        await persist(outage, setup.restore)  # a failover may have lost the library

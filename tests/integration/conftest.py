@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import SecretStr
 
 from common.connection import connect
 from common.keys import Keys
@@ -22,7 +23,8 @@ from tests.integration.state import undeclared_keys
 from tests.until import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from redis.asyncio import Redis
 
@@ -58,6 +60,7 @@ async def redis(settings: Settings, keys: Keys) -> AsyncIterator[Redis]:
     """A client of an emptied server with library, groups and epoch."""
     async with _client(settings) as redis:
         await redis.flushall()
+        await redis.set(keys.epoch, "of-this-test")  # who has no database takes the epoch that is there
         await set_up(redis, keys)
         yield redis
         assert not await undeclared_keys(redis, keys), "the test left keys that common/keys.py does not declare"
@@ -68,6 +71,25 @@ async def other_redis(settings: Settings, redis: Redis) -> AsyncIterator[Redis]:
     """A second client with connections of its own: the other one in a race."""
     async with _client(settings) as other:
         yield other
+
+
+@pytest.fixture
+def user(redis: Redis, settings: Settings, keys: Keys) -> Callable[..., AbstractAsyncContextManager[Redis]]:
+    """A client whose user has only these rights, on the queue's keys."""
+
+    @contextlib.asynccontextmanager
+    async def user(*rights: str) -> AsyncIterator[Redis]:
+        await redis.execute_command(
+            "ACL", "SETUSER", "limited", "reset", "on", ">pass", f"~{{{keys.queue}}}:*", *rights
+        )
+        url = settings.redis_url.get_secret_value().replace("://", "://limited:pass@")
+        try:
+            async with _client(settings.model_copy(update={"redis_url": SecretStr(url)})) as limited:
+                yield limited
+        finally:
+            await redis.execute_command("ACL", "DELUSER", "limited")
+
+    return user
 
 
 @contextlib.asynccontextmanager

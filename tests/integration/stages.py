@@ -14,7 +14,7 @@ from common.metrics import ConsumerMetrics
 from common.outage import Server
 from common.outcomes import Completed, Outcome
 from common.records import JobSpec
-from common.setup import Epoch
+from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams
 
@@ -79,7 +79,7 @@ async def running_stage(
     restore: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[asyncio.Task[None], ConsumerMetrics]]:
     """Run a stage with a handler; the context's end drains it."""
-    epoch = await Epoch.begin(redis, keys)
+    setup = await set_up(redis, keys)
     stop, metrics = asyncio.Event(), ConsumerMetrics()
     with LeaseKeeper(settings, Server("Redis")) as keeper:
         stage = Stage(
@@ -88,7 +88,7 @@ async def running_stage(
             handler,
             keeper,
             metrics,
-            restore=restore or epoch.restore,
+            restore=restore or setup.restore,
         )
         running = asyncio.create_task(stage.run(stop))
         try:

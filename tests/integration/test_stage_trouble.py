@@ -17,7 +17,7 @@ from common.outcomes import Outcome
 from common.records import State
 from common.runner import Work
 from common.scripts import library_source
-from common.setup import Epoch
+from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams
 from tests.integration.seeds import result
@@ -165,12 +165,12 @@ async def test_an_emptied_server_stops_a_stage_whose_slots_are_all_taken(stage_o
 
 async def test_a_stage_waits_for_what_only_others_can_restore(stage_of, redis, keys, submit, reaches):
     """A service whose user may not load functions goes on when an operator has."""
-    epoch, refusals = await Epoch.begin(redis, keys), iter(["run: sttream setup"] * 2)
+    setup, refusals = await set_up(redis, keys), iter(["run: sttream setup"] * 2)
 
     async def restore() -> None:
         for refusal in refusals:
             raise Unavailable(refusal)
-        await epoch.restore()
+        await setup.restore()
 
     async with stage_of(Handler(done), restore=restore) as (running, _):
         await redis.xgroup_destroy(keys.lane("normal"), TRANSCRIBERS)
@@ -231,14 +231,14 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
     await submit("a")
     other = JobStreams(redis, keys, figures, "host-0-alive")
     await other.begin(await other.read(1, 1))
-    epoch = await Epoch.begin(redis, keys)
+    setup = await set_up(redis, keys)
     lease_s = figures.lease_ms / 1000
     with LeaseKeeper(figures, Server("Redis")) as keeper:
         now_s = 1e6
         keeper.clock = lambda: now_s
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
-        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=epoch.restore)
+        stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=setup.restore)
         unheard = await stage._rescue()
         keeper.heard()
         at_once = await stage._rescue()

@@ -1,4 +1,4 @@
-"""deploy/redis/users.acl: what each user may not do. What it may, every other test here shows: they run as these users."""
+"""deploy/redis/users.acl: what each user may not do. What it may, the other tests show, which run as these users."""
 
 from __future__ import annotations
 
@@ -160,9 +160,9 @@ async def test_a_function_can_do_no_more_than_its_caller(
     as_writer = type(queue)(await client_of("writer"), queue.keys)
     before = await whole_state(redis)
 
-    with pytest.raises(Exception, match="user executing the script|permission"):
+    with pytest.raises(Exception, match=r"user executing the script|permission"):
         await as_producer.rescue(1, 0)
-    with pytest.raises(Exception, match="user executing the script|permission"):
+    with pytest.raises(Exception, match=r"user executing the script|permission"):
         await as_writer.cancel("b")
     assert changes(before, await whole_state(redis)) == {}
     assert await settle(consumer, task, PUBLISH)

@@ -131,7 +131,8 @@ def test_set_up_without_a_server_is_exit_code_3(run, nobody):
     """`sttream setup` is run by a person, who is told at once instead of waiting."""
     result = run("setup", STTREAM_REDIS_URL=nobody.replace("http://", "redis://:hush@"))
     assert result.exit_code == 3
-    assert f"no server answers at {nobody.replace('http://', 'redis://***@')}: connection refused. " in result.stderr
+    where = nobody.replace("http://", "redis://***@")
+    assert f"the server at {where} cannot be used: connection refused. " in result.stderr
     assert "hush" not in result.stderr
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from common.errors import DataLost
 from deploy.errors import StackRefused
 from deploy.follow import Follower, is_routine, last_words, readable
 from deploy.supervisor import Service, Supervised
@@ -67,6 +68,13 @@ async def test_wrong_settings_are_not_tried_again(service):
     """Exit code 2 says the same however often it is asked; the reason is in the message."""
     supervised = Supervised(service("import sys; print('STTREAM_X is wrong'); sys.exit(2)"))
     with pytest.raises(StackRefused, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
+        await supervised.start()
+
+
+async def test_lost_data_are_not_run_over_by_another_start(service):
+    """Exit code 4 waits for a decision: the words of the service, and what to type here."""
+    supervised = Supervised(service("import sys; print('the server was emptied'); sys.exit(4)"))
+    with pytest.raises(DataLost, match=r"(?s)clock has stopped.*\n  the server was emptied\n.*up --accept-data-loss"):
         await supervised.start()
 
 

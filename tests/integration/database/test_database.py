@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import sqlite
 
-from common.database import Database, RecordRefused, TerminalRecord
+from common.database import MIGRATIONS, Database, RecordRefused, TerminalRecord
 from common.errors import SettingsError, Unavailable
 from common.records import Failure, Job, JobSpec, State
 from common.tables import metadata, newest_jobs
@@ -108,6 +110,44 @@ async def test_a_later_run_without_a_transcript_takes_the_old_one_away(database:
     assert await database.transcript("a") is None
 
 
+async def test_a_run_may_be_a_time(database: Database) -> None:
+    """A job added again by hand after its hash has expired has its entry's time as run: later than any counted one."""
+    by_time = completed("a", run=1_795_000_000_000)
+    await database.store([failed("a", run=3)])
+    await database.store([by_time])
+    await database.store([failed("a", run=4), failed("b", run=2**53)])
+
+    assert await database.job("a") == by_time.job
+    assert (await database.jobs(state=State.FAILED))[0].run == 2**53
+
+
+async def test_the_first_of_several_epochs_is_remembered(url: str, database: Database) -> None:
+    """Services that start together on a new database must agree on what it belongs to."""
+    assert await database.epoch("calls") is None
+    async with contextlib.aclosing(Database.open(url, busy_timeout_s=10)) as other:
+        told = await asyncio.gather(
+            *(one.remember_epoch("calls", f"{n}") for n in range(5) for one in (database, other)),
+        )
+
+    assert set(told) == {await database.epoch("calls")}
+    assert await database.epoch("meetings") is None
+
+
+async def test_an_epoch_is_replaced_only_on_purpose(database: Database) -> None:
+    """Only an operator decides that another server's data are the right ones."""
+    await database.remember_epoch("calls", "before")
+
+    assert await database.remember_epoch("calls", "after") == "before"
+    assert await database.remember_epoch("calls", "after", replace=True) == "after"
+    assert await database.epoch("calls") == "after"
+
+
+async def test_jobs_are_counted(database: Database) -> None:
+    """What an operator is told who has to decide about lost data."""
+    await database.store([completed("a"), failed("b")])
+    assert await database.count() == 2
+
+
 @pytest.mark.parametrize("wrong", [{"run": 2**70}, {"created_ms": None}])
 async def test_one_refused_record_stores_nothing_of_its_batch(database: Database, wrong: dict[str, Any]) -> None:
     """The writer looks for the record at fault one by one, so the batch must be as if it had never been sent."""
@@ -186,6 +226,25 @@ async def test_the_migrated_tables_are_those_of_the_code(database: Database) -> 
 
     async with database._engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_a_database_of_the_first_version_keeps_its_jobs(url: str) -> None:
+    """An update brings the tables up to date under records that nobody can make again."""
+
+    def first_version(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async with contextlib.aclosing(Database.open(url)) as database:
+        async with database._writing.begin() as connection:
+            await connection.run_sync(first_version)
+        await database.store([completed("a")])
+        await database.migrate()
+
+        assert await ids(database) == ["a"]
+        assert await database.remember_epoch("calls", "first") == "first"
 
 
 def migrate_at_once(url: str, barrier: Any) -> None:
