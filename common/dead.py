@@ -78,13 +78,16 @@ class DeadLetters:
         """
         if letter.stream is None:
             return await self._queue.revive(letter.job_id) is Revival.QUEUED
-        keys = [self._keys.dead, letter.stream]
+        keys = [self._keys.dead, letter.stream, *self._job_key(letter)]
         return bool(await call(self._redis, "readd", keys, [letter.dead_id, *letter.fields]))
 
     async def drop(self, letter: DeadLetter, job_ttl_s: int) -> bool:
         """Forget a dead letter; False when it was revived or dropped meanwhile. The database keeps its record."""
-        keys = [self._keys.dead] + ([self._keys.job(letter.job_id)] if letter.job_id else [])
+        keys = [self._keys.dead, *self._job_key(letter)]
         return bool(await call(self._redis, "drop", keys, [letter.dead_id, job_ttl_s]))
+
+    def _job_key(self, letter: DeadLetter) -> list[str]:
+        return [self._keys.job(letter.job_id)] if letter.job_id else []
 
 
 def _dead_letter(dead_id: str, fields: Mapping[str, str]) -> DeadLetter:

@@ -121,8 +121,9 @@ class Group:
             job_keys: hash, events and, if any, batch of the job that the entry is the result of.
         """
         fields = orjson.dumps([part for pair in entry.fields.items() for part in pair]).decode()
-        args = [entry.fields.get("id", ""), failure.model_dump_json(), failure.type, fields]
-        return fcall("discard", [entry.stream, dead, *job_keys], [*self.fence(entry), *args])
+        told = [failure.model_dump_json(), failure.type, fields, entry.fields.get("run", "1")]
+        args = [*self.fence(entry), entry.fields.get("id", ""), *told]
+        return fcall("discard", [entry.stream, dead, *job_keys], args)
 
     async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""

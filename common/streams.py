@@ -50,6 +50,7 @@ class JobStreams:
     """The lanes: jobs waiting and running, by priority."""
 
     def __init__(self, redis: Client, keys: Keys, settings: Settings, consumer: str) -> None:
+        self.client = redis
         self.keys = keys
         self._settings = settings
         self._group = Group(redis, keys.lanes, TRANSCRIBERS, consumer)
@@ -148,7 +149,7 @@ class JobStreams:
         while await self._promote() == _PROMOTED_AT_ONCE:
             pass
         await self._group.forget(gone_ms)
-        self._look_for_room(await self._group.redis.xlen(self.keys.results))
+        self._look_for_room(await self.client.xlen(self.keys.results))
 
     def _look_for_room(self, unstored: int) -> None:
         had_room, most = self._room.is_set(), self._settings.max_unstored
@@ -165,7 +166,7 @@ class JobStreams:
 
     async def _promote(self) -> int:
         """Queue a page of delayed jobs that are due, and return how many were."""
-        redis, keys = self._group.redis, self.keys
+        redis, keys = self.client, self.keys
         now_ms = await server_now_ms(redis)
         due = await redis.zrange(keys.delayed, "-inf", now_ms, byscore=True, offset=0, num=_PROMOTED_AT_ONCE)
         specs = await self._group.call_all(("HGET", keys.job(job_id), "spec") for job_id in due)

@@ -76,11 +76,12 @@ local function may_settle(keys, argv, batch)
   return held
 end
 
--- Put a job's entry on its lane and note in the hash which entry it is: any other entry of that id is a stray.
+-- Put a job's entry on its lane and note in the hash which entry it is: any other entry of that id is a stray. The lane is
+-- part of it: two lanes may give the same entry id.
 local function enqueue(lane, job, id, source, batch_id)
   local fields = { 'id', id, 'source', source }
   if batch_id ~= '' then
     fields[5], fields[6] = 'batch', batch_id
   end
-  redis.call('HSET', job, 'entry_id', redis.call('XADD', lane, '*', unpack(fields)))
+  redis.call('HSET', job, 'lane', lane, 'entry_id', redis.call('XADD', lane, '*', unpack(fields)))
 end

@@ -17,11 +17,11 @@ local function start(keys, argv)
   local now = now_ms()
   if redis.call('EXISTS', job) == 0 then
     local run = string.match(entry_id, '%d+')
-    redis.call('HSET', job, 'spec', spec, 'run', run, 'created_ms', now, 'entry_id', entry_id)
+    redis.call('HSET', job, 'spec', spec, 'run', run, 'created_ms', now, 'lane', lane, 'entry_id', entry_id)
     move(job, events, batch, id, 'queued', 'queued_ms', now)
   end
-  local state, entry, cancel = unpack(redis.call('HMGET', job, 'state', 'entry_id', 'cancel_requested'))
-  if entry ~= entry_id or (state ~= 'queued' and state ~= 'running') then
+  local state, on, entry, cancel = unpack(redis.call('HMGET', job, 'state', 'lane', 'entry_id', 'cancel_requested'))
+  if on ~= lane or entry ~= entry_id or (state ~= 'queued' and state ~= 'running') then
     retire(lane, group, entry_id)
     return { 2 }
   end

@@ -98,7 +98,7 @@ async def running(queue: JobQueue, consumer: JobStreams, job_id: str = "a", **in
 async def running_with_parts(queue: JobQueue, consumer: JobStreams, job_id: str = "a", **in_spec: Any) -> Task:
     """Start a job, and finish parts of it."""
     task = await running(queue, consumer, job_id, **in_spec)
-    assert await renew(queue.redis, consumer, task, parts=PARTS) == 1
+    assert await renew(consumer.client, consumer, task, parts=PARTS) == 1
     return task
 
 

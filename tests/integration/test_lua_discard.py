@@ -5,11 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import orjson
+import pytest
 
+from common.dead import DeadLetters
 from common.entries import Settled
 from common.outcomes import Bury
 from common.records import Failure
-from tests.integration.seeds import add_by_hand, begun, full_memory, read_one, result, settle, transcribed
+from tests.integration.seeds import (
+    FAILURE,
+    PUBLISH,
+    add_by_hand,
+    begun,
+    cancelled,
+    full_memory,
+    read_one,
+    result,
+    settle,
+    transcribed,
+)
 from tests.integration.state import ENTRY_ID, changes, whole_state
 
 if TYPE_CHECKING:
@@ -77,3 +90,39 @@ async def test_a_full_server_takes_the_dead_letter(queue: JobQueue, consumer: Jo
     async with full_memory(redis):
         assert await consumer.begin([entry]) == []
     assert await redis.xlen(queue.keys.dead) == 1
+
+
+async def test_the_unstorable_result_of_an_earlier_run_leaves_the_job_alone(
+    queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis
+) -> None:
+    """A job that was revived is in another run: what became of the one before cannot end it."""
+    await cancelled(queue)
+    task = await begun(writer, await read_one(writer))
+    await queue.revive("a")
+    await settle(consumer, await begun(consumer, await read_one(consumer)), PUBLISH)
+    before = await whole_state(redis)
+
+    assert await settle(writer, task, Bury(FAILURE, "result_unstorable")) is Settled.DONE
+    after = changes(before, await whole_state(redis))
+    assert not [name for name in after if name.startswith("job:a")]
+
+
+@pytest.mark.parametrize("readded", [False, True])
+async def test_the_letter_of_an_unstorable_outcome_is_its_jobs(
+    queue: JobQueue, writer: ResultStream, redis: Redis, readded: bool
+) -> None:
+    """An operator finds it by the job's id, and dropping it lets the job's hash go."""
+    await cancelled(queue)
+    letters = DeadLetters(queue)
+    for _ in range(2 if readded else 1):
+        task = await begun(writer, await read_one(writer))
+        await settle(writer, task, Bury(FAILURE, "result_unstorable"))
+        letter = await letters.find("a")
+        assert letter is not None
+        if readded:
+            readded = False
+            assert await letters.revive(letter)
+
+    assert await letters.drop(letter, 60)
+    assert 0 < await redis.ttl(queue.keys.job("a")) <= 60
+    assert await redis.xlen(queue.keys.dead) == 0

@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 STRAY, CANCELLED = [2], [3]
 
 
-async def start(queue: JobQueue, entry: Entry, consumer: str = "host-1-aaa") -> list[Any]:
-    keys, job_id, batch_id = queue.keys, entry.fields["id"], entry.fields.get("batch")
+async def start(streams: JobStreams, entry: Entry, consumer: str = "host-1-aaa") -> list[Any]:
+    keys, job_id, batch_id = streams.keys, entry.fields["id"], entry.fields.get("batch")
     batch = [keys.batch(batch_id)] if batch_id else []
     names = [entry.stream, keys.job(job_id), keys.events, keys.results, keys.parts(job_id), *batch]
     fence = [TRANSCRIBERS, consumer, entry.entry_id, entry.deliveries]
-    reply: list[Any] = await call(queue.redis, "start", names, [*fence, job_id, spec(job_id).to_json()])
+    reply: list[Any] = await call(streams.client, "start", names, [*fence, job_id, spec(job_id).to_json()])
     return reply
 
 
@@ -65,7 +65,7 @@ async def test_a_job_starts(queue: JobQueue, consumer: JobStreams, redis: Redis,
     entry = await read_one(consumer)
     before = await whole_state(redis)
 
-    started, flat, parts = await start(queue, entry)
+    started, flat, parts = await start(consumer, entry)
     assert (started, parts) == (1, [])
     assert pairs(flat) == await redis.hgetall(queue.keys.job("a"))
     assert changes(before, await whole_state(redis)) == {
@@ -118,6 +118,7 @@ async def test_an_entry_added_by_hand_becomes_a_job(
         "job:a.created_ms": NOW,
         "job:a.queued_ms": NOW,
         "job:a.entry_id": entry_id,
+        "job:a.lane": "{sttream}:jobs:high",
         "job:a.state": "running",
         "job:a.attempts": "1",
         "job:a.started_ms": NOW,
@@ -175,7 +176,7 @@ async def test_a_second_entry_added_by_hand_is_a_stray(queue: JobQueue, consumer
     stray = await read_one(consumer)
     before = await whole_state(redis)
 
-    assert await start(queue, stray) == STRAY
+    assert await start(consumer, stray) == STRAY
     assert changes(before, await whole_state(redis)) == {
         "jobs:normal": [(first.entry.entry_id, fields())],
         "jobs:normal pending": [(first.entry.entry_id, "host-1-aaa", 1)],
@@ -202,7 +203,7 @@ async def test_a_stray_entry_of_a_job_that_does_not_wait_is_retired_without_runn
     await add_by_hand(redis, queue.keys.lane("high"), **fields("a", "another batch"))
 
     assert before["job:a.state"] == state
-    assert await start(queue, await read_one(consumer)) == STRAY
+    assert await start(consumer, await read_one(consumer)) == STRAY
     assert changes(before, await whole_state(redis)) == {}
 
 
@@ -260,7 +261,7 @@ async def test_a_rescued_job_that_shall_be_cancelled_ends_without_running(
     entry = await rescued(rescuer)
     before = await whole_state(redis)
 
-    assert await start(queue, entry, "host-2-bbb") == CANCELLED
+    assert await start(consumer, entry, "host-2-bbb") == CANCELLED
     assert changes(before, await whole_state(redis)) == {
         "job:a.state": "cancelled",
         "job:a.finished_ms": NOW,
@@ -294,3 +295,16 @@ async def test_a_full_server_still_starts_jobs(queue: JobQueue, consumer: JobStr
 
     async with full_memory(redis):
         assert await settle(consumer, await begun(consumer, entry), PUBLISH)
+
+
+async def test_the_same_entry_id_on_another_lane_is_a_stray(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """Entry ids tell entries of one stream apart; two streams give the same id in the same millisecond."""
+    entry_id = await queued(queue)
+    await redis.xadd(queue.keys.lane("high"), fields(), id=entry_id)
+    [on_high] = await consumer.read(1, 1)
+    [on_normal] = await consumer.read(1, 1)
+
+    assert await start(consumer, on_high) == STRAY
+    assert (await start(consumer, on_normal))[0] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from contextlib import asynccontextmanager
 
 import pytest
@@ -93,12 +94,18 @@ async def test_a_settlement_whose_reply_was_lost_is_not_repeated(redis, keys, fi
 # -- what a server lost ----------------------------------------------------------------------------------------------
 
 
-async def test_functions_that_are_gone_come_back_while_all_slots_are_taken(stage_of, redis, submit, reaches):
+@pytest.fixture
+def entitled_stage(redis, keys, figures):
+    """A stage whose user may make functions and groups again."""
+    return functools.partial(running_stage, redis, keys, figures)
+
+
+async def test_functions_that_are_gone_come_back_while_all_slots_are_taken(entitled_stage, redis, submit, reaches):
     """FUNCTION FLUSH by mistake: nothing is fetched then, but what runs must be renewed and settled."""
     gate = Gate()
     await submit("a", "b")
 
-    async with stage_of(handler := Handler(gate), slots=1) as (running, _):
+    async with entitled_stage(handler := Handler(gate), slots=1) as (running, _):
         await reaches("a", State.RUNNING)
         await redis.function_flush()
         name, _ = library_source()
@@ -111,9 +118,9 @@ async def test_functions_that_are_gone_come_back_while_all_slots_are_taken(stage
     assert handler.seen == ["a", "b"]
 
 
-async def test_a_deleted_group_is_made_again(stage_of, submit, reaches, redis, keys):
+async def test_a_deleted_group_is_made_again(entitled_stage, submit, reaches, redis, keys):
     """XGROUP DESTROY by mistake: entries still in the stream are delivered from the first on."""
-    async with stage_of(Handler(done)):
+    async with entitled_stage(Handler(done)):
         await submit("a")
         await reaches("a", State.TRANSCRIBED)
         await redis.xgroup_destroy(keys.lane("normal"), TRANSCRIBERS)
@@ -121,12 +128,12 @@ async def test_a_deleted_group_is_made_again(stage_of, submit, reaches, redis, k
         await reaches("b", State.TRANSCRIBED)
 
 
-async def test_what_ran_when_its_group_was_deleted_ends_once(stage_of, submit, reaches, redis, keys):
+async def test_what_ran_when_its_group_was_deleted_ends_once(entitled_stage, submit, reaches, redis, keys):
     """Its entry is delivered again; whichever of its two runs comes first, there is one result and one attempt."""
     gate = Gate()
     await submit("a", "b")
 
-    async with stage_of(handler := Handler(gate), slots=1):
+    async with entitled_stage(handler := Handler(gate), slots=1):
         await reaches("a", State.RUNNING)
         await redis.xgroup_destroy(keys.lane("normal"), TRANSCRIBERS)
         gate.open.set()
