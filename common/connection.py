@@ -66,6 +66,11 @@ def library_is_missing(error: Exception) -> bool:
     return isinstance(error, ResponseError) and "Function not found" in str(error)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Return whether the server answered a command with an error."""
+    return isinstance(error, ResponseError)
+
+
 def blames_the_server(error: Exception) -> bool:
     """Return whether an error would meet any other call just the same."""
     return server_is_away(error) or group_is_missing(error) or library_is_missing(error)

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(GIB, gt=0, description="Largest recording accepted, in bytes.")
     max_audio_s: float = Field(6 * 3600, gt=0, description="Longest recording accepted, in seconds of audio.")
     max_queued: int = Field(100_000, gt=0, description="Jobs waiting, scheduled or running before submits get 429.")
+    durable_submit: Literal["memory", "disk", "replica"] = Field(
+        "disk",
+        description="Where a job is before its 202: the server's `memory`, its `disk`, or also on a `replica`.",
+    )
     http_host: str = Field(
         "127.0.0.1", description="Address that the producer, and every service's health and metrics, listen on."
     )
