@@ -174,6 +174,7 @@ def _gauge_refresher(parts: Parts) -> Callable[[], Awaitable[None]]:
 async def _set_up_and_watch(parts: Parts) -> None:
     """Set up behind the open port: `/readyz` says meanwhile what is away, and submissions are refused."""
     epoch = await set_up(parts.queue.redis, parts.queue.keys, parts.database)
+    await parts.readiness.report()  # the log has at once how the server falls short, before anybody asks
     parts.readiness.add("redis", epoch.check)
     log.info("producer_ready")
     await _watch(epoch, parts.queue.redis)

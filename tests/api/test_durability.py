@@ -116,3 +116,23 @@ async def test_a_job_that_no_replica_confirms_is_not_called_accepted(replicated:
     status, job = await replicated.call("POST", "/v1/jobs", data=form(b"x", job={"id": job_id}))
     assert (status, job["id"], job["links"]["self"]) == (200, job_id, path)
     assert len(replicated.files()) == 1
+
+
+async def test_a_change_during_an_upload_is_seen(api: Api) -> None:
+    """A recording arrives for minutes; what was right when it began says nothing about its end."""
+    redis = api.parts.queue.redis
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"x" * 10_000
+        await until(api.files, within_s=30, what="the upload has begun")
+        await redis.config_set("appendfsync", "everysec")
+        await until(lambda: _wrong(api), within_s=30, what="the change is seen")
+        yield b"\r\n--b--\r\n"
+
+    try:
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        status, problem = await api.call("POST", "/v1/jobs", data=slowly(), headers=headers)
+    finally:
+        await redis.config_set("appendfsync", "always")
+    assert (status, problem["code"]) == (503, "unavailable")
+    assert api.files() == []
