@@ -87,6 +87,11 @@ def user_of(client: Client) -> str:
     return str(client.get_connection_kwargs().get("username") or "default")
 
 
+def is_refusal(error: Exception) -> bool:
+    """Return whether the server answered a command with an error."""
+    return isinstance(error, ResponseError)
+
+
 def blames_the_server(error: Exception) -> bool:
     """Return whether an error would meet any other call just the same."""
     return server_is_away(error) or group_is_missing(error) or library_is_missing(error)

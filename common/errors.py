@@ -55,5 +55,16 @@ class Unavailable(SttreamError):
     """Redis, the database or the disk cannot be used now; trying again later helps."""
 
 
+class Unconfirmed(Unavailable):
+    """A job that may have been accepted: no replica said so in time. Submitting it again with its id is safe."""
+
+    def __init__(self, job_id: str, waited_ms: int) -> None:
+        super().__init__(
+            f"job {job_id} may have been accepted: no replica confirmed it within {waited_ms} ms, expected 1; "
+            f"submit it again with the id {job_id}, it stays one job"
+        )
+        self.job_id = job_id
+
+
 class DataLost(SttreamError):
     """The server holds other data than it should: it was emptied or replaced. An operator must decide."""

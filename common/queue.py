@@ -10,6 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from common.connection import Client, group_is_missing, server_now_ms
+from common.durability import CONFIRM_MS, call_and_wait
+from common.errors import Unconfirmed
 from common.keys import TRANSCRIBERS, Keys
 from common.records import Job, JobSpec, State, job_or_none
 from common.scripts import call
@@ -24,11 +26,16 @@ class Submitted(Enum):
     QUEUED = 1
     SCHEDULED = 2
     KNOWN = 0
-    """The same job was submitted before: nothing was written."""
+    """The same job was submitted before: nothing was changed."""
     CONFLICT = -1
     """The id belongs to another job: nothing was written."""
     FULL = -2
     """As many jobs as allowed are under way: nothing was written."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the job is in the queue's hands, by this submission or one before."""
+        return self in {Submitted.QUEUED, Submitted.SCHEDULED, Submitted.KNOWN}
 
 
 class Cancellation(Enum):
@@ -61,11 +68,16 @@ class Pending:
 
 
 class JobQueue:
-    """One queue, as a client sees it. Raises redis-py's errors when the server is away."""
+    """One queue, as a client sees it. Raises redis-py's errors when the server is away.
 
-    def __init__(self, redis: Client, keys: Keys) -> None:
+    Args:
+        replicated: a submission is accepted only when a replica has it.
+    """
+
+    def __init__(self, redis: Client, keys: Keys, *, replicated: bool = False) -> None:
         self.redis = redis
         self.keys = keys
+        self._replicated = replicated
 
     async def submit(
         self,
@@ -86,16 +98,26 @@ class JobQueue:
             run: 1, or one more than the run of an ended job that is submitted again.
             due_ms: server ms before which it shall not start; 0 for at once.
             delay_ms: the same, as a wait from now.
+
+        Raises:
+            Unconfirmed: it was accepted, or had been, but no replica said in time that it has it.
         """
         keys = self.keys
         batch = [keys.batch(spec.batch_id)] if spec.batch_id else []
-        reply = await call(
-            self.redis,
-            "submit",
+        submitted, confirmed = await self._submit(
             [keys.job(job_id), keys.events, keys.delayed, keys.lane(spec.priority), *keys.lanes, *batch],
             [job_id, spec.source, spec.to_json(), run, due_ms, delay_ms, max_queued, spec.batch_id or ""],
         )
-        return Submitted(reply)
+        if submitted.accepted and not confirmed:
+            raise Unconfirmed(job_id, CONFIRM_MS)
+        return submitted
+
+    async def _submit(self, keys: Sequence[str], args: Sequence[str | int]) -> tuple[Submitted, bool]:
+        """Call the function; return also whether all have confirmed it that must."""
+        if not self._replicated:
+            return Submitted(await call(self.redis, "submit", keys, args)), True
+        reply, confirmed = await call_and_wait(self.redis, "submit", keys, args)
+        return Submitted(reply), confirmed
 
     async def job(self, job_id: str) -> Job | None:
         """Return the job, or None when Redis does not hold it (any more)."""

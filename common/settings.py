@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     max_unstored: int = Field(
         10_000, gt=0, description="Results waiting for a writer from which on consumers take no more jobs."
     )
+    durable_submit: Literal["memory", "disk", "replica"] = Field(
+        "disk",
+        description="Where a job is before its 202: the server's `memory`, its `disk`, or also on a `replica`.",
+    )
     http_host: str = Field(
         "127.0.0.1", description="Address that the producer, and every service's health and metrics, listen on."
     )

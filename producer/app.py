@@ -15,6 +15,7 @@ from aiohttp import web
 
 from common.connection import connect, server_is_away
 from common.database import Database
+from common.durability import Durability
 from common.errors import SettingsError, Unavailable
 from common.health import Readiness, health_routes
 from common.keys import Keys
@@ -60,8 +61,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.aclose)
         uploads = UploadFolder(settings.upload_dir, settings.max_file_bytes)
         await asyncio.to_thread(uploads.prepare)
-        job_queue = JobQueue(redis, keys)
-        readiness = make_readiness(_not_set_up, database, settings.upload_dir)
+        job_queue = JobQueue(redis, keys, replicated=settings.durable_submit == "replica")
+        readiness = make_readiness(
+            _not_set_up, Durability(redis, settings.durable_submit), database, settings.upload_dir
+        )
         stack.push_async_callback(readiness.aclose)
         tail = EventTail(job_queue)
         parts = Parts(settings, job_queue, database, readiness, ProducerMetrics(), uploads, tail)
@@ -118,10 +121,13 @@ def make_app(parts: Parts) -> web.Application:
     return app
 
 
-def make_readiness(redis_probe: Callable[[], Awaitable[object]], database: Database, upload_dir: Path) -> Readiness:
-    """Return the check of what a submission needs: Redis, the database, the disk."""
+def make_readiness(
+    redis_probe: Callable[[], Awaitable[object]], durability: Durability, database: Database, upload_dir: Path
+) -> Readiness:
+    """Return the check of what a submission needs: Redis, set up to keep it, the database, the disk."""
     readiness = Readiness()
     readiness.add("redis", redis_probe)
+    readiness.add("durability", durability.check)
     readiness.add("database", database.ping)
     readiness.add("disk", lambda: asyncio.to_thread(check_disk, upload_dir))
     return readiness
@@ -174,6 +180,7 @@ async def _follow_events(parts: Parts) -> None:
 async def _set_up_and_watch(parts: Parts) -> None:
     """Set up behind the open port: `/readyz` says meanwhile what is away, and submissions are refused."""
     setup = await set_up(parts.queue.redis, parts.queue.keys, parts.database)
+    await parts.readiness.report()  # the log has at once how the server falls short, before anybody asks
     parts.readiness.add("redis", setup.check)
     log.info("producer_ready")
     await _watch(setup)

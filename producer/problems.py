@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from common.connection import library_is_missing, server_is_away
-from common.errors import JobError, Unavailable
+from common.errors import JobError, Unavailable, Unconfirmed
 from common.logs import safe_text
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def problem_of(error: Exception) -> Problem | None:
         if error.retryable:
             return Problem(503, error.type, error.detail, param="source")
         return Problem(422, error.type, error.detail, param="source")
+    if isinstance(error, Unconfirmed):
+        return Problem(503, "not_confirmed", str(error), headers={"Location": f"/v1/jobs/{error.job_id}"})
     if isinstance(error, Unavailable):
         return Problem(503, UNAVAILABLE, safe_text(str(error)))
     if library_is_missing(error):

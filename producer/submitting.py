@@ -43,6 +43,7 @@ async def submit(parts: Parts, request: web.Request) -> tuple[Job, bool]:
             await _check_source(parts, submission.source)
             if submission.id is not None and (stored := await _stored(parts, submission)):
                 return stored, False
+            await _need_everything(parts)  # again: an upload may have taken minutes
             return await _queue(parts, submission, job_id)
     except Exception as exc:
         if problem := problem_of(exc):

