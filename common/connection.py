@@ -9,17 +9,11 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError, TimeoutError
 from redis.retry import Retry
+
+from common.primary import REFUSED, follow, primary_is_elsewhere
+from common.topology import parse_url
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -29,19 +23,10 @@ BLOCK_MS = 2_000
 SOCKET_TIMEOUT_S = BLOCK_MS / 1000 + 5
 POOL_SIZE = 32
 
-# What the client raises when the server cannot be used now but may be later. Some error replies have a class of their
-# own, without their first word; the others come as plain ResponseError and are told apart by it.
-_AWAY = (
-    ConnectionError,
-    TimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    MasterDownError,
-    ClusterDownError,
-    OutOfMemoryError,
-    OSError,
-)
-_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "UNBLOCKED")
+# What the client raises when the server cannot be used now but may be later; LOADING is a ConnectionError. MISCONF has
+# no class of its own.
+_AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, OSError)
+_AWAY_REPLY = "MISCONF"
 
 
 # An asyncio client whose replies are text. redis-py annotates each reply for all modes of the client at once (bytes or
@@ -52,8 +37,10 @@ Client = Any
 def server_is_away(error: Exception) -> bool:
     """Return whether the error says that the server cannot be used now; trying again later helps."""
     if isinstance(error, _AWAY):
+        return not isinstance(error, REFUSED)
+    if primary_is_elsewhere(error):
         return True
-    return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLIES)
+    return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLY)
 
 
 def group_is_missing(error: Exception) -> bool:
@@ -78,8 +65,9 @@ def connect(settings: Settings) -> Client:
     instead of raising. Replies are text; bytes that are no UTF-8 come back escaped, so that an entry added by a
     careless client cannot end the read loop.
     """
+    url = parse_url(settings.redis_url.get_secret_value())
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url.client_url,
         max_connections=POOL_SIZE,
         timeout=SOCKET_TIMEOUT_S,
         protocol=2,
@@ -91,6 +79,7 @@ def connect(settings: Settings) -> Client:
         retry=AsyncRetry(NoBackoff(), 0),
     )
     pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
+    follow(pool, url, settings.queue)
     return redis.asyncio.Redis.from_pool(pool)  # which closes the pool with the client
 
 
@@ -120,11 +109,14 @@ class _Cancellable:
 def connect_thread(settings: Settings) -> redis.Redis:
     """Return a blocking client for a thread of its own, with time-outs short enough to try twice in a lease."""
     timeout_s = settings.renew_ms / 1000
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+    url = parse_url(settings.redis_url.get_secret_value())
+    client = redis.Redis.from_url(
+        url.client_url,
         protocol=2,
         decode_responses=True,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+    follow(client.connection_pool, url, settings.queue)
+    return client

@@ -82,13 +82,13 @@ class Servers:
     async def get(self, kind: str) -> Server:
         """Return the running server of a kind."""
         if kind not in self._running:
-            server = self._start(kind, _BINARIES[kind]())
+            server = self._start(kind, BINARIES[kind]())
             await until(server.answers, within_s=10, what=f"the {kind} server answers")
             self._running[kind] = server
         return self._running[kind]
 
     def _start(self, kind: str, binary: str) -> Server:
-        port = _free_port()
+        port = free_port()
         options = [word for name, value in CONFIG.items() for word in (f"--{name}", value)]
         process = subprocess.Popen(
             [binary, "--port", str(port), "--dir", str(self._make_folder(kind)), *options],
@@ -116,10 +116,10 @@ def _redis() -> str:
     return binary
 
 
-_BINARIES = {"valkey": _valkey, "redis": _redis}
+BINARIES = {"valkey": _valkey, "redis": _redis}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
