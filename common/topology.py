@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import binascii
 import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 Address = tuple[str, int]
 
+# While it lasts, some trouble is told again in every answer: a slot on its way, too few replicas.
+DOUBT_EVERY_S = 1.0
 _SLOTS = 16_384
 _EXPECTED = (
     "expected redis://HOST:PORT/DB, unix://PATH, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB or "
@@ -116,9 +119,11 @@ class Topology(ABC):
     sought: str
     """The primary, in words."""
 
-    def __init__(self, seeds: Sequence[Address]) -> None:
+    def __init__(self, seeds: Sequence[Address], clock: Callable[[], float] = time.monotonic) -> None:
         self._seeds = tuple(seeds)
         self._primary: Address | None = None
+        self._clock = clock
+        self._doubted_s = -DOUBT_EVERY_S
         self.order = list(seeds)
         """Whom to ask, in this order."""
         self.view = 0
@@ -138,10 +143,12 @@ class Topology(ABC):
         """Give up a view: an answer to one of its connections says that the primary is another server, or will be.
 
         Args:
-            view: that of the connection; nothing happens when it was given up before.
+            view: that of the connection; nothing happens when it was given up before, or another one a moment ago.
             ask_first: who knows better.
         """
-        if view == self.view:
+        now_s = self._clock()
+        if view == self.view and now_s - self._doubted_s >= DOUBT_EVERY_S:
+            self._doubted_s = now_s
             self.view += 1
             self._ask_in_order([*ask_first, *self.order])
 
@@ -160,8 +167,8 @@ class Topology(ABC):
 class Sentinels(Topology):
     """The primary is what the sentinels say it is."""
 
-    def __init__(self, seeds: Sequence[Address], service: str) -> None:
-        super().__init__(seeds)
+    def __init__(self, seeds: Sequence[Address], service: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(seeds, clock)
         self.question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
         self.sought = f"the primary of the service {service!r}"
 
@@ -174,8 +181,8 @@ class Cluster(Topology):
 
     question = ("CLUSTER", "SLOTS")
 
-    def __init__(self, seeds: Sequence[Address], queue: str) -> None:
-        super().__init__(seeds)
+    def __init__(self, seeds: Sequence[Address], queue: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(seeds, clock)
         self.slot = binascii.crc_hqx(queue.encode(), 0) % _SLOTS
         self.sought = f"the owner of slot {self.slot}, which is that of the queue {queue!r}"
 

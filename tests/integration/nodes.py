@@ -33,6 +33,7 @@ class Node:
 
     command: list[str]
     port: int
+    folder: Path
     client: redis.asyncio.Redis
     process: subprocess.Popen[bytes] | None = None
 
@@ -88,14 +89,14 @@ class Nodes:
         folder.mkdir()
         client = redis.asyncio.Redis(port=port, password=password, protocol=2, decode_responses=True, socket_timeout=5)
         words = [BINARIES[self.kind](), *arguments, "--port", str(port), "--dir", str(folder)]
-        node = Node(words, port, client)
+        node = Node(words, port, folder, client)
         self.stack.push_async_callback(client.aclose)
         self.stack.callback(_end, node)
         await node.start()
         return node
 
     async def start_server(self, **options: str) -> Node:
-        words = [word for name, value in (CONFIG | options).items() for word in (f"--{name}", *value.split())]
+        words = [word for name, value in (CONFIG | options).items() for word in (f"--{name}", *(value.split() or [""]))]
         return await self.start(*words, password=options.get("requirepass"))
 
 
@@ -122,7 +123,7 @@ class Watched:
 @contextlib.asynccontextmanager
 async def watched(kind: str, folder: Path) -> AsyncIterator[Watched]:
     async with Nodes(kind, folder) as nodes:
-        login = {"requirepass": SERVER_PASSWORD, "masterauth": SERVER_PASSWORD}
+        login = {"requirepass": SERVER_PASSWORD, "masterauth": SERVER_PASSWORD, "repl-diskless-sync-delay": "0"}
         primary = await nodes.start_server(**login)
         replica = await nodes.start_server(**login, replicaof=f"127.0.0.1 {primary.port}")
         await until(lambda: _is_linked(replica), within_s=LIMIT_S, what="the replica follows")
