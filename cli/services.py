@@ -124,7 +124,7 @@ def setup() -> None:
 
 
 async def _set_up(settings: Settings) -> None:
-    from common.connection import connect, server_is_away
+    from common.connection import connect, refusal, server_is_away
     from common.database import Database
     from common.errors import Unavailable
     from common.keys import Keys
@@ -137,6 +137,8 @@ async def _set_up(settings: Settings) -> None:
             await redis.ping()
             await database.migrate()
         except Exception as exc:
+            if refused := refusal(exc):
+                raise refused from exc
             if not server_is_away(exc):
                 raise
             where = visible_url(settings.redis_url.get_secret_value())

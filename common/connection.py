@@ -9,9 +9,10 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, OutOfMemoryError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ResponseError, TimeoutError
 from redis.retry import Retry
 
+from common.errors import SettingsError
 from common.primary import REFUSED, follow, primary_is_elsewhere
 from common.topology import parse_url
 
@@ -41,6 +42,13 @@ def server_is_away(error: Exception) -> bool:
     if primary_is_elsewhere(error):
         return True
     return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLY)
+
+
+def refusal(error: BaseException) -> SettingsError | None:
+    """Return what to tell an operator when the server refused the user: no wait makes a password or a right appear."""
+    if isinstance(error, (*REFUSED, NoPermissionError)):
+        return SettingsError(f"the server refuses the user that STTREAM_REDIS_URL names: {error}")
+    return None
 
 
 def group_is_missing(error: Exception) -> bool:

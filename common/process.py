@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
+from common.connection import refusal
 from common.errors import SettingsError, SttreamError, Unavailable
 from common.logs import configure_logs
 from common.settings import Settings
@@ -64,10 +65,10 @@ async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[
 
 def _explain(error: Exception) -> int:
     """Log why the service failed and return its exit code."""
-    causes = list(_causes(error))
+    causes = [refusal(cause) or cause for cause in _causes(error)]
     code = max((_EXIT_CODES.get(type(cause), 1) for cause in causes), default=1)
     if all(isinstance(cause, SttreamError) for cause in causes):
-        log.error("service_failed", error="; ".join(str(cause) for cause in causes), exit_code=code)
+        log.error("service_failed", error="; ".join(dict.fromkeys(map(str, causes))), exit_code=code)
     else:
         log.error("service_failed", exit_code=code, exc_info=error)
     return code

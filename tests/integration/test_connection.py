@@ -18,7 +18,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from common.connection import connect, connect_thread, group_is_missing, server_is_away
+from common.connection import connect, connect_thread, group_is_missing, refusal, server_is_away
 from common.settings import load_settings
 from tests.integration.nodes import LIMIT_S, Node, Nodes
 from tests.integration.seeds import full_memory, submit
@@ -149,7 +149,7 @@ async def test_a_server_that_refuses_the_user_is_not_away(server: Server, redis,
 
     assert [type(error) for error in errors] == [kind, kind]
     for error in errors:
-        assert says in str(error)
+        assert says in str(refusal(error))
         assert "hush" not in str(error)
         assert not server_is_away(error)
 
