@@ -16,7 +16,7 @@ from tests.integration.servers import BINARIES, CONFIG, free_port
 from tests.until import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 SERVICE = "speech"
@@ -150,8 +150,8 @@ sentinel failover-timeout {SERVICE} 5000
 
 
 async def _is_linked(replica: Node) -> bool:
-    [_, _, _, state, _] = await replica.ask("ROLE")
-    return bool(state == "connected")
+    [role, *about] = await replica.ask("ROLE")
+    return bool(role == "slave" and about[2] == "connected")
 
 
 async def _knows_all(sentinel: Node) -> bool:
@@ -164,6 +164,7 @@ class Clustered:
     """Three primaries that share the slots."""
 
     nodes: list[Node]
+    start: Callable[[], Awaitable[Node]]
 
     def url(self, *seeds: Node) -> str:
         return f"redis+cluster://:{SERVER_PASSWORD}@{','.join(seed.address for seed in seeds)}"
@@ -175,6 +176,19 @@ class Clustered:
                 if first <= slot <= last and port == node.port:
                     return node
         raise AssertionError(f"nobody owns slot {slot}")
+
+    async def add_replica(self, primary: Node) -> Node:
+        replica = await self.start()
+        await _meet(primary, replica)
+        to = await primary.ask("CLUSTER", "MYID")
+        await until(lambda: _knows(replica, to), within_s=LIMIT_S, what="the new node knows the cluster")
+        await replica.ask("CLUSTER", "REPLICATE", to)
+        await until(lambda: _is_linked(replica), within_s=LIMIT_S, what="the replica follows")
+        await until(lambda: _is_complete(replica), within_s=LIMIT_S, what="the replica knows its primary's slots")
+        own_id = await replica.ask("CLUSTER", "MYID")
+        for node in self.nodes:  # they would not vote for one they do not know
+            await until(lambda n=node: _knows(n, own_id, "slave"), within_s=LIMIT_S, what="all know the replica")
+        return replica
 
     async def begin_move(self, slot: int, source: Node, target: Node) -> None:
         """Let a slot be on its way: from now on keys that do not exist are the target's."""
@@ -196,18 +210,33 @@ async def clustered(kind: str, folder: Path) -> AsyncIterator[Clustered]:
         "cluster-node-timeout": "2000",
         "requirepass": SERVER_PASSWORD,
         "masterauth": SERVER_PASSWORD,
+        "repl-diskless-sync-delay": "0",
     }
     async with Nodes(kind, folder) as nodes:
-        members = [await nodes.start_server(**options, **{"cluster-port": str(free_port())}) for _ in range(3)]
+
+        async def start() -> Node:
+            return await nodes.start_server(**options, **{"cluster-port": str(free_port())})
+
+        members = [await start() for _ in range(3)]
         for number, node in enumerate(members):
+            await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             share = SLOTS // len(members) + 1
             await node.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min((number + 1) * share, SLOTS) - 1)
         for node in members[1:]:
-            bus_port = (await node.client.config_get("cluster-port"))["cluster-port"]
-            await members[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus_port)
+            await _meet(members[0], node)
         for node in members:
             await until(lambda n=node: _is_complete(n), within_s=LIMIT_S, what="the cluster is complete")
-        yield Clustered(members)
+        yield Clustered(members, start)
+
+
+async def _meet(member: Node, node: Node) -> None:
+    bus_port = (await node.client.config_get("cluster-port"))["cluster-port"]
+    await member.ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus_port)
+
+
+async def _knows(node: Node, node_id: str, flag: str = "") -> bool:
+    lines = (await node.ask("CLUSTER", "NODES")).splitlines()
+    return any(line.startswith(node_id) and flag in line for line in lines)
 
 
 async def _is_complete(node: Node) -> bool:

@@ -127,6 +127,23 @@ async def test_clients_follow_their_slot_to_another_node(
     in_thread.close()
 
 
+async def test_clients_go_on_at_the_replica_that_takes_over(cluster, owner, queue, consumer) -> None:
+    """A node dies at night; its replica has the queue and the functions."""
+    replica = await cluster.add_replica(owner)
+    task = await running(queue, consumer, "before")
+    await until(lambda: replicated(queue.redis), within_s=LIMIT_S, what="the replica has it all")
+
+    owner.send(signal.SIGKILL)
+
+    await until(lambda: succeeds(queue, "after"), within_s=LIMIT_S, what="the new owner takes a job")
+    assert await replica.role() == "master"
+    assert await settle(consumer, task, PUBLISH) is Settled.DONE
+
+
+async def replicated(redis: Redis) -> bool:
+    return await redis.execute_command("WAIT", 1, 1000) == 1
+
+
 async def succeeds(queue: JobQueue, job_id: str) -> bool:
     """Submit, as everybody does who waits for a server that is away."""
     try:
