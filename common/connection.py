@@ -24,10 +24,10 @@ BLOCK_MS = 2_000
 SOCKET_TIMEOUT_S = BLOCK_MS / 1000 + 5
 POOL_SIZE = 32
 
-# What the client raises when the server cannot be used now but may be later; LOADING is a ConnectionError. MISCONF has
-# no class of its own.
+# What the client raises when the server cannot be used now but may be later; LOADING is a ConnectionError. These
+# replies have no class of their own: BUSY is a server in a long script, not BUSYGROUP.
 _AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, OSError)
-_AWAY_REPLY = "MISCONF"
+_AWAY_REPLIES = ("MISCONF ", "BUSY ")
 
 
 # An asyncio client whose replies are text. redis-py annotates each reply for all modes of the client at once (bytes or
@@ -41,7 +41,7 @@ def server_is_away(error: Exception) -> bool:
         return not isinstance(error, REFUSED)
     if primary_is_elsewhere(error):
         return True
-    return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLY)
+    return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLIES)
 
 
 def refusal(error: BaseException) -> SettingsError | None:

@@ -16,6 +16,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     MovedError,
+    NoPermissionError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -33,6 +34,8 @@ ASK_TIMEOUT_S = 1.0
 
 # The client counts these among its ConnectionErrors, but no wait makes a password right.
 REFUSED = (AuthenticationError, AuthorizationError)
+# What a server answers that is no sentinel or no node of a cluster.
+_WRONG_SEED_REPLIES = ("unknown command", "This instance has cluster support disabled")
 # MOVED is an AskError, and MASTERDOWN a ClusterDownError.
 _ELSEWHERE = (ReadOnlyError, ClusterDownError, AskError, TryAgainError)
 _ELSEWHERE_REPLIES = ("UNBLOCKED", "NOREPLICAS")
@@ -93,11 +96,14 @@ class _Follower:
             )
 
     def _nobody_knows(self, failures: dict[Address, Exception]) -> Exception:
-        """Return the error that nobody names the primary; one that no wait mends if an answer was such an error."""
+        """Return the error that nobody names the primary: one that no wait mends if there was one among the answers."""
         asked = "; ".join(f"{host}:{port}: {str(exc) or type(exc).__name__}" for (host, port), exc in failures.items())
-        hopeless = [type(exc) for exc in failures.values() if isinstance(exc, (ResponseError, *REFUSED))]
-        kind = hopeless[0] if hopeless else ConnectionError
+        kind = next((type(exc) for exc in failures.values() if _is_hopeless(exc)), ConnectionError)
         return kind(f"nobody names {self.topology.sought}; asked {asked}")
+
+
+def _is_hopeless(error: Exception) -> bool:
+    return isinstance(error, (*REFUSED, NoPermissionError)) or str(error).startswith(_WRONG_SEED_REPLIES)
 
 
 class _Following(_Follower, redis.asyncio.Connection):

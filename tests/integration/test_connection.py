@@ -203,6 +203,28 @@ async def test_a_server_that_cannot_save_is_away(own: Nodes) -> None:
     assert all(str(error).startswith("MISCONF") and server_is_away(error) for error in errors)
 
 
+async def test_a_server_in_a_long_script_is_away(own: Nodes) -> None:
+    """Somebody else's, on a server that is shared: it ends, or is killed."""
+    node = await own.start_server(**{"busy-reply-threshold": "10"})
+    endless = asyncio.create_task(node.ask("EVAL", "while true do end", 0))
+
+    errors = await until(lambda: errors_of(node, ResponseError), within_s=LIMIT_S, what="the server is busy")
+
+    assert all(str(error).startswith("BUSY ") and server_is_away(error) for error in errors)
+    await node.ask("SCRIPT", "KILL")
+    with pytest.raises(ResponseError, match="Script killed"):
+        await endless
+
+
+async def test_seeds_that_are_the_wrong_kind_of_server_are_not_away(server: Server, redis) -> None:
+    """The URL is wrong: it would be asked for ever."""
+    for kind, path in (("sentinel", "/main"), ("cluster", "")):
+        errors = await errors_of_both_clients(server.url.removesuffix("/0").replace("redis:", f"redis+{kind}:") + path)
+
+        assert len(errors) == 2
+        assert all("nobody names" in str(error) and not server_is_away(error) for error in errors)
+
+
 async def test_a_cluster_that_misses_slots_is_away(own: Nodes) -> None:
     """A node is being replaced."""
     node = await own.start_server(**{"cluster-enabled": "yes", "cluster-port": str(free_port())})
