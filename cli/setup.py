@@ -82,19 +82,19 @@ async def _stores(settings: Settings) -> AsyncIterator[tuple[Client, Database]]:
         SettingsError: the server refuses the user.
         Unavailable: one of them cannot be used now.
     """
-    from common.connection import connect, server_is_away
+    from common.connection import connect, refusal, server_is_away
     from common.database import Database
     from common.errors import Unavailable
-    from common.rights import needed_by_all
 
     database = Database.open(settings.database_url.get_secret_value())
     async with connect(settings) as redis, contextlib.aclosing(database):
         try:
-            with needed_by_all(redis):
-                await redis.ping()
+            await redis.ping()
             await database.migrate()
             yield redis, database
         except Exception as exc:
+            if refused := refusal(exc):
+                raise refused from exc
             if not server_is_away(exc):
                 raise
             where = visible_url(settings.redis_url.get_secret_value())

@@ -9,19 +9,12 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,
-    MasterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ResponseError, TimeoutError
 from redis.retry import Retry
+
+from common.errors import SettingsError
+from common.primary import REFUSED, follow, primary_is_elsewhere
+from common.topology import parse_url
 
 if TYPE_CHECKING:
     from common.settings import Settings
@@ -31,19 +24,10 @@ BLOCK_MS = 2_000
 SOCKET_TIMEOUT_S = BLOCK_MS / 1000 + 5
 POOL_SIZE = 32
 
-# What the client raises when the server cannot be used now but may be later. Some error replies have a class of their
-# own, without their first word; the others come as plain ResponseError and are told apart by it.
-_AWAY = (
-    ConnectionError,
-    TimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    MasterDownError,
-    ClusterDownError,
-    OutOfMemoryError,
-    OSError,
-)
-_AWAY_REPLIES = ("MISCONF", "NOREPLICAS", "UNBLOCKED")
+# What the client raises when the server cannot be used now but may be later; LOADING is a ConnectionError. These
+# replies have no class of their own: BUSY is a server in a long script, not BUSYGROUP.
+_AWAY = (ConnectionError, TimeoutError, OutOfMemoryError, OSError)
+_AWAY_REPLIES = ("MISCONF ", "BUSY ")
 # Valkey 7.2 and later, and Redis 7.0.
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 
@@ -56,8 +40,27 @@ Client = Any
 def server_is_away(error: Exception) -> bool:
     """Return whether the error says that the server cannot be used now; trying again later helps."""
     if isinstance(error, _AWAY):
+        return not isinstance(error, REFUSED)
+    if primary_is_elsewhere(error):
         return True
     return isinstance(error, ResponseError) and str(error).startswith(_AWAY_REPLIES)
+
+
+def right_is_missing(error: BaseException) -> bool:
+    """Return whether this user may not do what it tried, directly or inside a function."""
+    if isinstance(error, NoPermissionError):
+        return True
+    return isinstance(error, ResponseError) and any(text in str(error) for text in _DENIED_IN_SCRIPT)
+
+
+def refusal(error: BaseException) -> SettingsError | None:
+    """Return what to tell an operator when the server refused the user: no wait makes a password or a right appear."""
+    if isinstance(error, REFUSED) or right_is_missing(error):
+        return SettingsError(
+            f"the server refuses the user that STTREAM_REDIS_URL names ({error}): its name, its password or its rights "
+            "must change first"
+        )
+    return None
 
 
 def group_is_missing(error: Exception) -> bool:
@@ -68,18 +71,6 @@ def group_is_missing(error: Exception) -> bool:
 def library_is_missing(error: Exception) -> bool:
     """Return whether a call failed because the server does not hold this version of the library."""
     return isinstance(error, ResponseError) and "Function not found" in str(error)
-
-
-def login_is_refused(error: Exception) -> bool:
-    """Return whether the server does not take this user or password; the client's class for it is a lost connection."""
-    return isinstance(error, AuthenticationError)
-
-
-def right_is_missing(error: Exception) -> bool:
-    """Return whether this user may not do what it tried, directly or inside a function."""
-    if isinstance(error, NoPermissionError):
-        return True
-    return isinstance(error, ResponseError) and any(text in str(error) for text in _DENIED_IN_SCRIPT)
 
 
 def user_of(client: Client) -> str:
@@ -104,8 +95,9 @@ def connect(settings: Settings) -> Client:
     instead of raising. Replies are text; bytes that are no UTF-8 come back escaped, so that an entry added by a
     careless client cannot end the read loop.
     """
+    url = parse_url(settings.redis_url.get_secret_value())
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url.client_url,
         max_connections=POOL_SIZE,
         timeout=SOCKET_TIMEOUT_S,
         protocol=2,
@@ -117,6 +109,7 @@ def connect(settings: Settings) -> Client:
         retry=AsyncRetry(NoBackoff(), 0),
     )
     pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
+    follow(pool, url, settings.queue)
     return redis.asyncio.Redis.from_pool(pool)  # which closes the pool with the client
 
 
@@ -146,11 +139,14 @@ class _Cancellable:
 def connect_thread(settings: Settings) -> redis.Redis:
     """Return a blocking client for a thread of its own, with time-outs short enough to try twice in a lease."""
     timeout_s = settings.renew_ms / 1000
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+    url = parse_url(settings.redis_url.get_secret_value())
+    client = redis.Redis.from_url(
+        url.client_url,
         protocol=2,
         decode_responses=True,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+    follow(client.connection_pool, url, settings.queue)
+    return client

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from common.connection import Client, blames_the_server, group_is_missing
+from common.connection import Client, blames_the_server, group_is_missing, refusal
 from common.entries import Entry
 from common.scripts import call, fcall
 
@@ -137,7 +137,8 @@ class Group:
         """Send many commands in one round trip; an error that blames one of them is its reply.
 
         Raises:
-            Exception: the server is away, or does not hold the group or the library: that blames none of them.
+            Exception: the server is away, refuses this user, or does not hold the group or the library: that blames
+                none of them.
         """
         pipeline = self.redis.pipeline(transaction=False)
         for command in commands:
@@ -145,7 +146,7 @@ class Group:
         # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         for reply in replies:
-            if isinstance(reply, Exception) and blames_the_server(reply):
+            if isinstance(reply, Exception) and (blames_the_server(reply) or refusal(reply)):
                 raise reply
         return replies
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
+from common.connection import refusal
 from common.errors import DataLost, SettingsError, SttreamError, Unavailable
 from common.logs import configure_logs
 from common.settings import Settings
@@ -65,7 +66,7 @@ async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[
 
 def _explain(error: Exception) -> int:
     """Log why the service failed and return its exit code."""
-    causes = _decisive(list(_causes(error)))
+    causes = _decisive([refusal(cause) or cause for cause in _causes(error)])
     code = max((_EXIT_CODES.get(type(cause), 1) for cause in causes), default=1)
     if all(isinstance(cause, SttreamError) for cause in causes):
         told = dict.fromkeys(str(cause) for cause in causes)  # two loops may have met the same

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.errors import SettingsError
+from common.topology import parse_url
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         SecretStr("redis://localhost:6379/0"),
-        description="Redis or Valkey; plain `REDIS_URL` is read too.",
+        description="Redis or Valkey: a server, its sentinels or a cluster; plain `REDIS_URL` is read too.",
     )
     queue: str = Field(
         "sttream",
@@ -92,9 +93,8 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected redis://HOST:PORT/DB, rediss://… or unix://PATH")
+    def _redis_topology(cls, value: SecretStr) -> SecretStr:
+        parse_url(value.get_secret_value())
         return value
 
     @field_validator("database_url")

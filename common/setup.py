@@ -17,7 +17,7 @@ from common.errors import Unavailable
 from common.group import Group
 from common.keys import TRANSCRIBERS, WRITERS, Keys
 from common.outage import Outage, persist
-from common.rights import Missing, making, needed_by_all
+from common.rights import Missing, making
 from common.scripts import library_is_there, load_library
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ async def set_up(redis: Client, keys: Keys, database: Database | None = None) ->
 
     Raises:
         DataLost: the server holds other data than the database remembers.
-        SettingsError: the server refuses this user.
     """
     if database is not None:
         await persist(Outage("database, to migrate it"), database.migrate)
@@ -58,13 +57,12 @@ async def set_up_once(redis: Client, keys: Keys, database: Database | None = Non
     Raises:
         Missing: something is not there, and this process may not make it.
     """
-    with needed_by_all(redis):
-        # The epoch first: on a server that was emptied nothing is made before an operator has decided.
-        if database is None:
-            epoch = await found_epoch(redis, keys)
-        else:
-            epoch = await agreed_epoch(redis, keys, database)
-        await _make_missing(redis, keys)
+    # The epoch first: on a server that was emptied nothing is made before an operator has decided.
+    if database is None:
+        epoch = await found_epoch(redis, keys)
+    else:
+        epoch = await agreed_epoch(redis, keys, database)
+    await _make_missing(redis, keys)
     return SetUp(redis, keys, epoch)
 
 
@@ -89,13 +87,11 @@ class SetUp:
 
         Raises:
             DataLost: the server was emptied or replaced meanwhile.
-            SettingsError: the server refuses this user now.
             Unavailable: this user may not make what is missing; try again when somebody has.
         """
         try:
-            with needed_by_all(self._redis):
-                await self.check()
-                await _make_missing(self._redis, self._keys)
+            await self.check()
+            await _make_missing(self._redis, self._keys)
         except Missing as exc:
             raise Unavailable(str(exc)) from exc
 

@@ -22,7 +22,6 @@ from common.keys import Keys
 from common.metrics import ProducerMetrics
 from common.outage import Outage, persist
 from common.queue import JobQueue
-from common.rights import needed_by_all
 from common.setup import SetUp, set_up
 from producer.access import REQUESTS, Requests, add_headers, log_access
 from producer.bodies import MAX_JSON_BYTES
@@ -69,7 +68,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         tail = EventTail(job_queue)
         parts = Parts(settings, job_queue, database, readiness, ProducerMetrics(), uploads, tail)
         async with asyncio.TaskGroup() as loops:
-            tasks = [loops.create_task(_follow_events(parts)), loops.create_task(_set_up_and_watch(parts))]
+            tasks = [loops.create_task(tail.run()), loops.create_task(_set_up_and_watch(parts))]
             await _listen(parts, stop)
             for task in tasks:
                 task.cancel()
@@ -170,11 +169,6 @@ def _gauge_refresher(parts: Parts) -> Callable[[], Awaitable[None]]:
             refreshed_s = time.monotonic()
 
     return refresh
-
-
-async def _follow_events(parts: Parts) -> None:
-    with needed_by_all(parts.queue.redis):  # begun before the set-up, it may be the first that the server refuses
-        await parts.tail.run()
 
 
 async def _set_up_and_watch(parts: Parts) -> None:

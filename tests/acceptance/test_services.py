@@ -142,3 +142,15 @@ async def test_setup_prepares_a_new_server_and_a_new_database(tmp_path):
 
     assert (result.returncode, result.stderr) == (0, "")
     assert database.exists()
+
+
+def test_a_user_whom_the_server_refuses_is_a_wrong_setting(tmp_path):
+    """Waiting for a password to become right would look like an outage of the server."""
+    with up(tmp_path / "data", "--consumers", "0") as stack:
+        url = f"redis://nobody:hush@127.0.0.1:{stack.port + 1}/0"
+        for verb in ("producer", "writer", "setup"):
+            result = sttream(verb, cwd=tmp_path, STTREAM_REDIS_URL=url, STTREAM_HTTP_PORT="0")
+
+            assert result.returncode == 2, verb
+            assert "refuses the user that STTREAM_REDIS_URL names: invalid username" in result.stdout + result.stderr
+            assert "hush" not in result.stdout + result.stderr

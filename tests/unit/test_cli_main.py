@@ -161,6 +161,7 @@ def test_config_is_a_table_that_loses_nothing(run):
         ("redis://:hush@h:6379/0", "redis://:***@h:6379/0"),
         ("postgresql+asyncpg://u:h@u/s#h@db/x", "postgresql+asyncpg://u:***@db/x"),
         ("redis://h/0?password=hush&x=1", "redis://h/0?password=***&x=1"),
+        ("redis+sentinel://:a@h,i:1/s?sentinel_password=b", "redis+sentinel://:***@h,i:1/s?sentinel_password=***"),
         ("sqlite+aiosqlite:////data/a.db", "sqlite+aiosqlite:////data/a.db"),
         ("redis://user@h/0", "redis://user@h/0"),
     ],

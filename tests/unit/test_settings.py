@@ -40,6 +40,7 @@ def test_plain_redis_url_is_read_and_ours_goes_before_it():
         ({"STTREAM_RENEW_MS": "9999"}, "STTREAM_RENEW_MS=9999 leaves no room for two failed renewals"),
         ({"STTREAM_QUEUE": "a{b}"}, "STTREAM_QUEUE"),
         ({"STTREAM_REDIS_URL": "http://x"}, "STTREAM_REDIS_URL: expected redis://HOST:PORT/DB"),
+        ({"STTREAM_REDIS_URL": "redis+sentinel://a,b"}, "STTREAM_REDIS_URL: no service is named"),
         ({"STTREAM_DATABASE_URL": "mysql://x/y"}, "STTREAM_DATABASE_URL: expected sqlite+aiosqlite:///FILE"),
         ({"STTREAM_MODEL_FILE": "/does/not/exist"}, "STTREAM_MODEL_FILE=/does/not/exist cannot be read"),
         ({"STTREAM_MODEL": "a", "STTREAM_MODEL_FILE": "/b"}, "both STTREAM_MODEL and STTREAM_MODEL_FILE are set"),
