@@ -15,6 +15,7 @@ from common.keys import RELEASED
 from common.outcomes import Bury, Cancel, Delay, Publish, Release
 from common.queue import Cancellation, Revival, Submitted
 from common.records import TERMINAL, JobSpec, State, check_id
+from tests.properties.stream_model import Carried, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,62 +29,6 @@ if TYPE_CHECKING:
 RENEWED, CANCELLING = 1, -2
 # Fields that a job's hash holds only at times.
 OPTIONAL = frozenset({"entry_id", "dead_id", "cancel_requested", "worker", "progress"})
-
-
-@dataclass
-class Carried:
-    """An entry on a stream, and who holds it."""
-
-    fields: Mapping[str, str]
-    consumer: str | None = None
-    deliveries: int = 0
-
-
-@dataclass
-class Stream:
-    """A stream with its one group."""
-
-    entries: dict[str, Carried] = field(default_factory=dict)
-    """In the order of their ids."""
-    added: int = 0
-    """Entries over its life."""
-    cursors: dict[str, str | None] = field(default_factory=dict)
-    """Where a consumer's next rescue goes on; None at the first entry."""
-
-    @property
-    def pending(self) -> dict[str, tuple[str, int]]:
-        return {key: (held.consumer, held.deliveries) for key, held in self.entries.items() if held.consumer}
-
-    def read(self, consumer: str, count: int) -> list[tuple[str, int]]:
-        fresh = [entry_id for entry_id, carried in self.entries.items() if not carried.deliveries][:count]
-        return [(entry_id, self._deliver(entry_id, consumer)) for entry_id in fresh]
-
-    def rescue(self, consumer: str, count: int, *, released_only: bool) -> list[tuple[str, int]]:
-        """One XAUTOCLAIM: from the cursor on, until there are enough or the end is reached."""
-        cursor = self.cursors.pop(consumer, None)
-        taken: list[tuple[str, int]] = []
-        for entry_id, (holder, _) in self.pending.items():
-            if cursor and as_number(entry_id) < as_number(cursor):
-                continue
-            if len(taken) == count:
-                self.cursors[consumer] = entry_id
-                break
-            if holder == RELEASED or not released_only:
-                taken.append((entry_id, self._deliver(entry_id, consumer)))
-        return taken
-
-    def _deliver(self, entry_id: str, consumer: str) -> int:
-        carried = self.entries[entry_id]
-        carried.consumer, carried.deliveries = consumer, carried.deliveries + 1
-        return carried.deliveries
-
-    def held(self, consumer: str, entry: Entry) -> Settled:
-        """What the fence says of a delivery."""
-        carried = self.entries.get(entry.entry_id)
-        if carried is None or carried.consumer is None:
-            return Settled.GONE
-        ours = (carried.consumer, carried.deliveries) == (consumer, entry.deliveries)
-        return Settled.DONE if ours else Settled.LOST
 
 
 @dataclass
@@ -491,11 +436,6 @@ class Model:
 def run_of(entry_id: str) -> int:
     """The run of a job that begins with an entry which a client added, its hash gone or never made."""
     return 1
-
-
-def as_number(entry_id: str) -> tuple[int, int]:
-    ms, _, sequence = entry_id.partition("-")
-    return int(ms), int(sequence)
 
 
 def _is_job(fields: Mapping[str, str]) -> bool:

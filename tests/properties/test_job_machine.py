@@ -27,8 +27,9 @@ from common.settings import load_settings
 from common.setup import set_up
 from common.streams import JobStreams, ResultStream
 from tests.integration.seeds import BURY, FAILURE, LATER_MS, PUBLISH
-from tests.properties.job_model import Job, Model, as_number
+from tests.properties.job_model import Job, Model
 from tests.properties.job_server import check_promises, look
+from tests.properties.stream_model import as_number
 
 if TYPE_CHECKING:
     import asyncio
