@@ -15,7 +15,7 @@ from common.keys import RELEASED
 from common.outcomes import Bury, Cancel, Delay, Publish, Release
 from common.queue import Cancellation, Revival, Submitted
 from common.records import TERMINAL, JobSpec, State, check_id
-from tests.properties.stream_model import Carried, Stream
+from tests.properties.stream_model import Carried, Stream, as_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,10 @@ class Job:
     run: int
     state: State
     attempts: int = 0
+    delivery: tuple[str, int] | None = None
+    """The one that the last attempt began with: begun again, it is the same attempt."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """What is done of it, while it is under way."""
     entry_id: str | None = None
     dead_id: str | None = None
     cancel_requested: bool = False
@@ -122,6 +126,7 @@ class Model:
         assert (job_id, run) in self.accepted, f"an outcome of {job_id} run {run}, which nobody asked for"
         assert (job_id, run) not in self.outcomes, f"a second outcome of {job_id} run {run}"
         self.outcomes[job_id, run] = outcome
+        self.jobs[job_id].parts = {}
         entry_id = self._added(self.keys.results, job_id)
         fields = self.streams[self.keys.results].entries[entry_id].fields
         assert (fields["outcome"], fields["run"]) == (outcome, str(run))
@@ -238,9 +243,11 @@ class Model:
             del self.streams[entry.stream].entries[entry.entry_id]
             self._end_cancelled(job_id)
             return None
-        job.attempts += 1
-        job.worker, job.progress = consumer, "0"
-        self._move(job_id, State.RUNNING)
+        if job.delivery != (entry.entry_id, entry.deliveries):
+            job.delivery = entry.entry_id, entry.deliveries
+            job.attempts += 1
+            job.worker, job.progress = consumer, "0"
+            self._move(job_id, State.RUNNING)
         return job.attempts
 
     def _spec_of(self, entry: Entry) -> JobSpec:
@@ -248,7 +255,11 @@ class Model:
         fields = entry.fields
         return JobSpec(source=fields["source"], priority=lanes[entry.stream], batch_id=fields.get("batch"))
 
-    def renew(self, consumer: str, entry: Entry, progress: str) -> int:
+    def parts(self, entry: Entry) -> dict[str, str]:
+        """What an attempt that begins with this entry is told of the ones before."""
+        return {} if entry.stream == self.keys.results else self.jobs[entry.fields["id"]].parts
+
+    def renew(self, consumer: str, entry: Entry, progress: str, parts: Mapping[str, str]) -> int:
         held = self.streams[entry.stream].held(consumer, entry)
         if held is not Settled.DONE:
             return held.value
@@ -258,6 +269,7 @@ class Model:
         if progress:
             job.progress = progress
             self.events.append((entry.fields["id"], progress))
+        job.parts |= parts
         return CANCELLING if job.cancel_requested else RENEWED
 
     def settle(self, consumer: str, entry: Entry, verdict: Verdict) -> Settled:
@@ -373,16 +385,7 @@ class Model:
 
     def expiring(self) -> list[str]:
         """Jobs whose hash may go: a time to live of a day outlasts what the writer still has to store."""
-        stored = [job_id for job_id, job in self.jobs.items() if job.expires and (job_id, job.run) in self.stored]
-        return [job_id for job_id in stored if not self._strays(job_id)]
-
-    def _strays(self, job_id: str) -> bool:
-        lanes = [self.streams[lane] for lane in self.keys.lanes]
-        return any(carried.fields.get("id") == job_id for lane in lanes for carried in lane.entries.values())
-
-    def may_add_by_hand(self, job_id: str) -> bool:
-        """A job whose hash is gone would begin again as run 1."""
-        return job_id in self.jobs or not any(of == job_id for of, _ in self.accepted)
+        return [job_id for job_id, job in self.jobs.items() if job.expires and (job_id, job.run) in self.stored]
 
     # What must be so
 
@@ -400,6 +403,7 @@ class Model:
         for job_id, job in self.jobs.items():
             assert seen.hashes[job_id].items() >= job.fields().items(), f"the hash of {job_id}"
             assert not (OPTIONAL - job.fields().keys()) & seen.hashes[job_id].keys(), f"the hash of {job_id}"
+        assert seen.parts == {job_id: job.parts for job_id, job in self.jobs.items() if job.parts}
         assert seen.expiring == {job_id for job_id, job in self.jobs.items() if job.expires}
         assert seen.batches == {batch_id: {} for batch_id in seen.batches} | self.batches()
         assert seen.events == self.events
@@ -435,7 +439,7 @@ class Model:
 
 def run_of(entry_id: str) -> int:
     """The run of a job that begins with an entry which a client added, its hash gone or never made."""
-    return 1
+    return as_number(entry_id)[0]
 
 
 def _is_job(fields: Mapping[str, str]) -> bool:

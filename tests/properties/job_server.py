@@ -35,6 +35,8 @@ class Seen:
     delayed: frozenset[str]
     hashes: Mapping[str, Mapping[str, str]]
     """Of the jobs that have one."""
+    parts: Mapping[str, Mapping[str, str]]
+    """Of the jobs that have some."""
     expiring: frozenset[str]
     """Jobs whose hash has a time to live."""
     batches: Mapping[str, Mapping[str, int]]
@@ -55,6 +57,7 @@ async def look(redis: Redis, keys: Keys, job_ids: Sequence[str], batch_ids: Sequ
     for job_id in job_ids:
         pipeline.hgetall(keys.job(job_id))
         pipeline.ttl(keys.job(job_id))
+        pipeline.hgetall(keys.parts(job_id))
     for batch_id in batch_ids:
         pipeline.hgetall(keys.batch(batch_id))
     pipeline.xrange(keys.dead).zrange(keys.delayed, 0, -1).xrange(keys.events, f"({after}")
@@ -62,7 +65,7 @@ async def look(redis: Redis, keys: Keys, job_ids: Sequence[str], batch_ids: Sequ
 
     names = next(replies)
     of_streams = {stream: (dict(next(replies)), next(replies), next(replies)) for stream in streams}
-    jobs = {job_id: (next(replies), next(replies)) for job_id in job_ids}
+    jobs = {job_id: (next(replies), next(replies), next(replies)) for job_id in job_ids}
     batches = {batch_id: next(replies) for batch_id in batch_ids}
     letters, delayed, events = replies
     return Seen(
@@ -76,8 +79,9 @@ async def look(redis: Redis, keys: Keys, job_ids: Sequence[str], batch_ids: Sequ
         last_ids={stream: told["last-generated-id"] for stream, (_, _, told) in of_streams.items()},
         letters=dict(letters),
         delayed=frozenset(delayed),
-        hashes={job_id: found for job_id, (found, _) in jobs.items() if found},
-        expiring=frozenset(job_id for job_id, (_, ttl_s) in jobs.items() if ttl_s >= 0),
+        hashes={job_id: found for job_id, (found, _, _) in jobs.items() if found},
+        parts={job_id: done for job_id, (_, _, done) in jobs.items() if done},
+        expiring=frozenset(job_id for job_id, (_, ttl_s, _) in jobs.items() if ttl_s >= 0),
         batches={
             key: {state: int(text) for state, text in found.items() if text != "0"} for key, found in batches.items()
         },
@@ -95,7 +99,7 @@ def check_promises(seen: Seen, keys: Keys, forgotten: Mapping[tuple[str, str], i
         forgotten: jobs without a hash which their batch still counts, by batch and state.
     """
     declared = {*seen.streams, keys.delayed, keys.dead, keys.events, keys.epoch}
-    per_id = (keys.job(""), keys.batch(""))
+    per_id = (keys.job(""), keys.batch(""), keys.parts(""))
     assert not [name for name in seen.names - declared if not name.startswith(per_id)], "an undeclared key"
     for stream, pending in seen.pending.items():
         assert pending.keys() <= seen.streams[stream].keys(), f"{stream}: pending without a payload"

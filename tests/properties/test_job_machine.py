@@ -72,6 +72,7 @@ counts = st.sampled_from([1, 2, 100])
 picks = st.integers(0, MOST_HELD - 1)
 # Twice: the reply of the first call was lost.
 times = st.sampled_from([1, 1, 1, 2])
+parts = st.sampled_from([None, "chunk 1", "chunk 2"])
 verdicts = st.sampled_from(["publish", *VERDICTS])
 workers = st.sampled_from(["consumer 1", "consumer 2", "writer 1", "writer 2"])
 
@@ -227,8 +228,7 @@ class JobMachine(RuleBasedStateMachine):
             self._add(stream, fields, self.model.jobs[job_id].entry_id or "")
 
     def _add(self, lane: str, fields: dict[str, str], entry_id: str) -> None:
-        room = len(self.model.streams[lane].entries) < MOST_ENTRIES
-        if room and self.model.may_add_by_hand(fields["id"]):
+        if len(self.model.streams[lane].entries) < MOST_ENTRIES:
             reply = self._ask(self.redis.xadd(lane, fields, id=entry_id))
             if not self.full:
                 self.model.add_by_hand(lane, fields["id"])
@@ -315,7 +315,8 @@ class JobMachine(RuleBasedStateMachine):
     def _begin(self, of: Worker, held: Held) -> None:
         tasks = self._ask(held.streams.begin([held.entry]))
         predicted = self.model.begin(held.worker, held.entry)
-        self._expect([task.attempts for task in tasks], [] if predicted is None else [predicted])
+        told = [] if predicted is None else [(predicted, self.model.parts(held.entry))]
+        self._expect([(task.attempts, task.parts) for task in tasks], told)
         if tasks:
             held.task = tasks[0]
         elif held.task is None and held in of.held:
@@ -331,13 +332,16 @@ class JobMachine(RuleBasedStateMachine):
             self._begin(of, held)
 
     @precondition(lambda self: any(worker.begun for worker in self.workers.values()))
-    @rule(worker=workers, pick=picks, progress=st.sampled_from(["", "0.250", "0.500"]), n=times)
-    def renew(self, worker: str, pick: int, progress: str, n: int) -> None:
+    @rule(worker=workers, pick=picks, progress=st.sampled_from(["", "0.250", "0.500"]), part=parts, n=times)
+    def renew(self, worker: str, pick: int, progress: str, part: str | None, n: int) -> None:
         begun = self._able(worker, lambda worker: worker.begun).begun
         held = begun[-1 - pick % len(begun)]
+        done = {part: f"{part} by {held.worker}"} if part else {}
         for _ in range(n):
-            reply = self._ask(self.redis.execute_command(*held.streams.renewal(held.task, progress)))
-            self._expect(reply, self.model.renew(held.worker, held.entry, progress))
+            reply = self._ask(
+                self.redis.execute_command(*held.streams.renewal(held.task, progress, list(done.items())))
+            )
+            self._expect(reply, self.model.renew(held.worker, held.entry, progress, done))
 
     @precondition(lambda self: any(worker.begun for worker in self.workers.values()))
     @rule(worker=workers, pick=picks, verdict=verdicts, n=times)
