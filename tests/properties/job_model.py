@@ -418,6 +418,7 @@ class Model:
         assert not unstored, f"ended, but not stored: {unstored}"
         for job_id, job in self.jobs.items():
             assert job.state in TERMINAL, f"{job_id}: {job}"
+            # Known, and left out until it is mended: who drops a result that was given up keeps its job's hash.
             kept = job.dead_id in self.letters or (job_id, job.run) in self.given_up
             assert job.expires or kept, f"the hash of {job_id} would stay for ever: {job}"
 

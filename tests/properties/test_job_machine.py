@@ -61,7 +61,7 @@ VERDICTS: dict[str, Verdict] = {
 }
 # What a server at maxmemory says.
 REFUSED = "refused"
-# Every stray counts, but a lane of many tests nothing that one of a few does not.
+# A rescue looks at ten entries for each that it may take: a lane stays within that, so the model needs no such limit.
 MOST_ENTRIES = 8
 MOST_HELD = 6
 
@@ -73,7 +73,7 @@ picks = st.integers(0, MOST_HELD - 1)
 # Twice: the reply of the first call was lost.
 times = st.sampled_from([1, 1, 1, 2])
 parts = st.sampled_from([None, "chunk 1", "chunk 2"])
-verdicts = st.sampled_from(["publish", *VERDICTS])
+verdicts = st.sampled_from(["publish", "bury", *VERDICTS])
 workers = st.sampled_from(["consumer 1", "consumer 2", "writer 1", "writer 2"])
 
 
@@ -105,7 +105,9 @@ class Worker:
 class JobMachine(RuleBasedStateMachine):
     """Each rule calls one function as the services do; the model says what must come of it."""
 
-    KNOWN_COLLISION = True
+    # What is known to break a promise, and left out until it is mended.
+    LANES_MAY_SHARE_AN_ENTRY_ID = False
+    OLD_RESULTS_MAY_BE_DISCARDED = False
 
     def __init__(self, runner: asyncio.Runner, redis: Redis, settings: Settings) -> None:
         super().__init__()
@@ -205,13 +207,13 @@ class JobMachine(RuleBasedStateMachine):
             self._expect(reply, predicted)
 
     @rule(
-        job_id=jobs, lane=lanes, batch=st.sampled_from([None, *BATCHES]), bad=st.sampled_from([None, None, "", "../a"])
+        job_id=jobs, lane=lanes, batch=st.sampled_from([None, *BATCHES]), bad=st.sampled_from([None] * 6 + ["", "../a"])
     )
     def add_by_hand(self, job_id: str, lane: Any, batch: str | None, bad: str | None) -> None:
         fields = {"id": job_id if bad is None else bad, "source": SPECS[job_id].source}
         self._add(self.keys.lane(lane), fields | ({"batch": batch} if batch else {}), "*")
 
-    @precondition(lambda self: not self.KNOWN_COLLISION)
+    @precondition(lambda self: self.LANES_MAY_SHARE_AN_ENTRY_ID)
     @rule(lane=lanes, pick=picks)
     def add_with_the_same_entry_id(self, lane: Any, pick: int) -> None:
         """Ids are unique in one stream only: two lanes may give the same in the same millisecond."""
@@ -353,7 +355,8 @@ class JobMachine(RuleBasedStateMachine):
             self._settle(of, held, verdict)
 
     def _settle(self, of: Worker, held: Held, verdict: str) -> None:
-        if verdict == "bury" and held.entry.stream == self.keys.results and not self.model.is_latest(held.entry):
+        discards = verdict == "bury" and held.entry.stream == self.keys.results
+        if discards and not (self.OLD_RESULTS_MAY_BE_DISCARDED or self.model.is_latest(held.entry)):
             return
         of.held.sort(key=lambda other: other is not held)  # what is settled counts as the oldest
         entry, before = held.entry, self.model.seen
@@ -392,7 +395,8 @@ class JobMachine(RuleBasedStateMachine):
     @rule(pick=picks, again=st.booleans(), n=times)
     def deal_with_a_dead_letter(self, pick: int, again: bool, n: int) -> None:
         letters, _ = self.runner.run(self.letters.page("", 100))
-        letter = letters[pick % len(letters)]
+        of_jobs = [letter for letter in letters if letter.job_id in self.model.jobs] or letters
+        letter = of_jobs[pick % len(of_jobs)]
         for _ in range(n):
             if not again:
                 reply = self._ask(self.letters.drop(letter, self.settings.job_ttl_s))
@@ -435,6 +439,11 @@ class JobMachine(RuleBasedStateMachine):
             self._ask(self.queue.submit("a", SPECS["a"], max_queued=1000))
         assert library_is_missing(raised.value)
         self._expect(self._ask(load_library(self.redis)), None)
+
+    @precondition(lambda self: self.full)
+    @rule()
+    def free_the_memory(self) -> None:
+        self._fill(full=False)
 
     def _fill(self, *, full: bool) -> None:
         self.full = full
