@@ -127,6 +127,7 @@ class JobMachine(RuleBasedStateMachine):
         await self.redis.config_set("maxmemory", 0)
         await self.redis.config_set("appendonly", "no")  # what is tested here is not what survives the server
         await self.redis.flushall()
+        await self.redis.set(self.keys.epoch, "of-this-test")
         await set_up(self.redis, self.keys)
 
     def _start(self, name: str) -> Worker:
