@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         None, gt=0, description="Jobs a consumer holds at a time; default: the batch size, twice that on a GPU."
     )
     prepare_processes: int | None = Field(None, gt=0, description="Decoder processes; default: half the cores, 1 to 4.")
-    lease_ms: int = Field(10_000, ge=100, description="Idle time after which an entry counts as abandoned.")
+    lease_ms: int = Field(10_000, ge=100, description="What a dead consumer held runs again within this time.")
     renew_ms: int = Field(3_000, ge=10, description="How often leases are renewed; at most a third of the lease.")
     stall_s: float = Field(
         300.0, gt=0, description="A model, disk or event loop that hangs for so long ends the process, not only a job."

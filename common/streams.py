@@ -28,6 +28,9 @@ log = structlog.get_logger()
 
 # How many due jobs one round queues.
 _PROMOTED_AT_ONCE = 100
+# Consumers that `max_unstored` has stopped go on at this share of it: at the limit itself a writer that is only slow
+# would stop and start them, and say so in the log, at every look.
+_ROOM_AGAIN_AT = 0.9
 
 
 class _Destination(BaseModel):
@@ -152,17 +155,15 @@ class JobStreams:
         self._look_for_room(await self.client.xlen(self.keys.results))
 
     def _look_for_room(self, unstored: int) -> None:
-        had_room, most = self._room.is_set(), self._settings.max_unstored
-        if unstored < most:
-            self._room.set()
-            if not had_room:
-                log.info("results_stored_again", unstored=unstored)
-            return
-        self._room.clear()
-        if had_room:
+        most = self._settings.max_unstored
+        if self._room.is_set() and unstored >= most:
+            self._room.clear()
             log.warning(
                 "results_not_stored", unstored=unstored, most=most, next="no job is taken until writers have caught up"
             )
+        elif not self._room.is_set() and unstored <= _ROOM_AGAIN_AT * most:
+            self._room.set()
+            log.info("results_stored_again", unstored=unstored)
 
     async def _promote(self) -> int:
         """Queue a page of delayed jobs that are due, and return how many were."""

@@ -12,6 +12,8 @@ from tests.acceptance.stacks import EXAMPLES, LIMIT_S, sttream, up
 from tests.recordings import cut, write_recording, write_speech
 from tests.until import until
 
+pytestmark = pytest.mark.timeout(300)
+
 # Short leases, so that a rescue takes a moment.
 QUICK = {"STTREAM_LEASE_MS": "3000", "STTREAM_RENEW_MS": "900"}
 
@@ -36,13 +38,15 @@ async def ended(stack, job_id):
     """Wait for the end of a job."""
     states = {"completed", "failed", "cancelled"}
     return await until(
-        lambda: (job := job_of(stack, job_id))["state"] in states and job, within_s=LIMIT_S, what=f"{job_id} has ended"
+        lambda: (job := job_of(stack, job_id))["state"] in states and job,
+        within_s=2 * LIMIT_S,
+        what=f"{job_id} has ended",
     )
 
 
 async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
     """SIGKILL in the middle of a job: it is run again elsewhere, and its transcript is there once."""
-    recording = write_speech(tmp_path / "long.wav", rounds=8)
+    recording = write_speech(tmp_path / "long.wav", rounds=4)
     with up(tmp_path / "data", "--audio", str(tmp_path), "--consumers", "2", **QUICK) as stack:
         stack.run("submit", str(recording), "--id", "long")
         killed = await running(stack, "long")
@@ -52,7 +56,7 @@ async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
 
     assert (job["state"], job["attempts"]) == ("completed", 2)
     assert int(job["worker"].rsplit("-", 2)[1]) != killed
-    assert text.lower().count("john dashwood") == 8  # once for each time the clip was spoken: nothing twice
+    assert text.lower().count("john dashwood") == 4  # once for each time the clip was spoken: nothing twice
 
 
 async def test_sigterm_lets_the_running_job_finish(tmp_path):
@@ -74,7 +78,7 @@ async def test_sigterm_lets_the_running_job_finish(tmp_path):
 
 async def test_a_cancelled_job_stops_and_leaves_no_files(tmp_path):
     """The operator's way out of a mistake of two hours."""
-    recording = write_speech(tmp_path / "long.wav", rounds=8)
+    recording = write_speech(tmp_path / "long.wav", rounds=4)
     with up(tmp_path / "data", "--audio", str(tmp_path)) as stack:
         stack.run("submit", str(recording), "--id", "long")
         await running(stack, "long")

@@ -63,6 +63,24 @@ async def test_a_start_whose_reply_was_lost_costs_no_attempt(redis, keys, figure
     assert metrics.deliveries.labels("rescued")._value.get() == 0
 
 
+async def test_a_start_is_repeated_whatever_the_handler_is_hungry_for(redis, keys, figures, submit, reaches):
+    """Nobody renews the entry yet: while it waited for the engine its job would be rescued, and cost an attempt."""
+    client = Lossy(redis)
+    client.loses = "_start"
+    await submit("a")
+    handler = Handler(done)
+
+    async def once() -> None:
+        await handler.welcome.wait()
+        handler.welcome.clear()
+
+    handler.hungry = once
+    async with running_stage(client, keys, figures, handler):
+        job = await reaches("a", State.TRANSCRIBED)
+
+    assert (client.lost, job.attempts) == (1, 1)
+
+
 async def test_entries_whose_delivery_was_not_heard_of_are_found_again(redis, keys, figures, submit, reaches):
     """The server counts them as this consumer's, which knows nothing of them: the rescue hands them over."""
     client = Lossy(redis)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from common.connection import group_is_missing, library_is_missing, server_is_away
 from common.dead import DeadLetters
@@ -18,6 +19,7 @@ from common.outcomes import Bury, Cancel, Delay, Publish, Release, RetryPolicy
 from common.overview import Overview
 from common.records import Failure, State
 from common.setup import set_up
+from common.streams import JobStreams
 from tests.integration.seeds import (
     BURY,
     FAILURE,
@@ -42,11 +44,14 @@ from tests.integration.state import ENTRY_ID, NOW, changes, whole_state
 from tests.until import until
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from redis.asyncio import Redis
 
+    from common.keys import Keys
     from common.queue import JobQueue
     from common.settings import Settings
-    from common.streams import JobStreams, ResultStream
+    from common.streams import ResultStream
 
 STALE_SPEC = '{"source":"/audio/a.mp3","batch_id":"b","priority":"low","colour":"blue"}'
 
@@ -372,6 +377,42 @@ async def test_only_silent_consumers_that_hold_nothing_are_forgotten(
 
     await until(forgotten, within_s=5, what="the consumer that holds nothing is forgotten")
     assert "host-2-bbb" in (await names())[queue.keys.lane("low")]
+
+
+async def test_a_slow_writer_does_not_stop_and_start_the_consumers_at_every_look(
+    redis: Redis, keys: Keys, settings: Settings
+) -> None:
+    """One line tells that no job is taken, and one that jobs are taken again."""
+    consumer = JobStreams(redis, keys, settings.model_copy(update={"max_unstored": 20}), "host-1-aaa")
+    told = []
+    with capture_logs() as logs:
+        for unstored in (19, 20, 19, 20, 19, 18, 19, 20):
+            await redis.xtrim(keys.results, maxlen=unstored - 1, approximate=False)
+            while await redis.xlen(keys.results) < unstored:
+                await redis.xadd(keys.results, result("a", "cancelled"))
+            await consumer.keep_house(LATER_MS)
+            told.append(([entry["event"] for entry in logs], await at_once(consumer.room())))
+            logs.clear()
+
+    assert told == [
+        ([], True),
+        (["results_not_stored"], False),
+        ([], False),
+        ([], False),
+        ([], False),
+        (["results_stored_again"], True),
+        ([], True),
+        (["results_not_stored"], False),
+    ]
+
+
+async def at_once(waiting: Coroutine[Any, Any, None]) -> bool:
+    """Return whether something need not be waited for."""
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(0)
+    ready = task.done()
+    task.cancel()
+    return ready
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
