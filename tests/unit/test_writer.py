@@ -25,6 +25,7 @@ from common.metrics import WriterMetrics
 from common.outcomes import Completed, Outcome, Reject
 from common.records import Failure, Job, JobSpec, State
 from common.transcript import Transcript
+from common.watchdog import Watchdog
 from consumer.files import write_files
 from consumer.writer import UNKNOWN_SOURCE, Writer, read_result
 from tests.until import until
@@ -83,7 +84,7 @@ def metrics() -> WriterMetrics:
 
 @pytest.fixture
 def writer(database: Database, results: Path, metrics: WriterMetrics) -> Writer:
-    return Writer(database, results, metrics, now_ms=lambda: NOW_MS)
+    return Writer(database, results, metrics, Watchdog(60), now_ms=lambda: NOW_MS)
 
 
 @contextlib.asynccontextmanager
@@ -305,12 +306,13 @@ import asyncio, pathlib, sys
 sys.path.insert(0, ".")
 from common.database import Database
 from common.metrics import WriterMetrics
+from common.watchdog import Watchdog
 from consumer.writer import Writer
 from tests.unit.test_writer import work
 
 async def main(folder):
     database = Database.open(f"sqlite:///{folder / 'a.db'}", busy_timeout_s=60)
-    writer = Writer(database, folder / "results", WriterMetrics(), now_ms=lambda: 1)
+    writer = Writer(database, folder / "results", WriterMetrics(), Watchdog(60), now_ms=lambda: 1)
     await asyncio.gather(writer.run(), writer.handle(work("a")))
 
 asyncio.run(main(pathlib.Path(sys.argv[1])))
