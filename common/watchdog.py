@@ -7,13 +7,13 @@ holds lapse, and other processes go on with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Self
 
 import structlog
@@ -64,7 +64,7 @@ class Watchdog:
         self._stopping.set()
         self._thread.join()
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, what: str) -> Iterator[Callable[[], None]]:
         """Do a step that may hang, in any thread; call what is yielded as a sign of life."""
         key = object()
@@ -104,8 +104,9 @@ class Watchdog:
         end.daemon = True
         end.start()
         log.error("process_given_up", why=why, next="the process ends; its work is taken over when its leases lapse")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         end.cancel()
         self._end(_FAILED)
 

@@ -350,7 +350,7 @@ async def hang_in_the_database(database: Database, dead: threading.Event) -> Non
 async def test_a_disk_that_hangs_ends_the_process(
     where: str, database: Database, results: Path, metrics: WriterMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a writer would say that it is ready and keep its leases for ever; its next start, or another one, goes on."""
+    """Such a writer would say that it is ready and keep its leases for ever; its next start goes on."""
     dead, ended = threading.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if where == "database":
