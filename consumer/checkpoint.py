@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 def part_name(identity: str, options: Options, chunk: Chunk, recording: NDArray[np.int16]) -> str:
-    """Return the name of a chunk's part; 1 ms for 30 s of audio.
+    """Return the name of a chunk's part; under 2 ms for 30 s of audio.
 
     Args:
         identity: the engine's.
