@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 import structlog
@@ -35,6 +37,22 @@ _PARAMETER = re.compile(r"([?&])([^=?&\s]{1,80})=[^&\s'\"]+")
 _SECRET = re.compile(r"(?i)sig|credential|token|secret|password|key")
 
 
+class _Forgiving(io.TextIOBase):
+    """A stream that loses what cannot be written: a full disk must cost log lines, never the work that they tell of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def configure_logs(settings: Settings, service: str) -> None:
     """Send the process's logs to standard error, where standard output is left to data.
 
@@ -47,7 +65,7 @@ def configure_logs(settings: Settings, service: str) -> None:
     structlog.configure(
         processors=[_adder(service), *_gatherers(), _clean, _renderer(as_json)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     _route_libraries(service, as_json)

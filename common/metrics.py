@@ -93,7 +93,7 @@ class StageMetrics(ServiceMetrics):
         self.deliveries = self._counter("deliveries_total", "Entries taken from a stream.", "kind")
         self.leases_lost = self._counter(
             "leases_lost_total",
-            "Leases that ended before their work: another consumer took the entry over, or nothing moved for too long.",
+            "Leases that ended before their work: another consumer took the entry over, or its time was up.",
         )
         self.jobs_settled = self._counter("jobs_settled_total", "Entries settled.", "outcome")
         self.dead_letters = self._counter("dead_letters_total", "Entries moved to the dead letters.", "reason")

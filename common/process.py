@@ -59,8 +59,9 @@ async def _serve_and_leave(serve: Callable[[Settings, asyncio.Event], Awaitable[
     else:
         log.info("service_stopped")
         code = 0
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk, a reader that is gone
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -7,12 +7,13 @@ holds lapse, and other processes go on with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Self
 
 import structlog
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 _LOOKS_A_LIMIT = 10
 # As often does the event loop give a sign of life.
 _LOOP_SIGNS_A_LIMIT = 20
+# Whoever reads the log may be what hangs: the end does not wait for it any longer.
+_LAST_WORDS_S = 5.0
 _FAILED = 1
 
 
@@ -44,9 +47,12 @@ class Watchdog:
             end: ends the process with an exit code, whatever its threads are doing.
         """
         self._limit_s = limit_s
+        self._look_every_s = limit_s / _LOOKS_A_LIMIT
         self._clock = clock
         self._end = end
         self._steps: dict[object, tuple[str, float]] = {}
+        self._looked_s = math.inf
+        self._awake_since_s = -math.inf
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -58,7 +64,7 @@ class Watchdog:
         self._stopping.set()
         self._thread.join()
 
-    @contextmanager
+    @contextlib.contextmanager
     def step(self, what: str) -> Iterator[Callable[[], None]]:
         """Do a step that may hang, in any thread; call what is yielded as a sign of life."""
         key = object()
@@ -81,18 +87,29 @@ class Watchdog:
 
     def look(self) -> None:
         """End the process if a step hangs."""
-        now = self._clock()
+        now_s = self._clock()
+        if now_s - self._looked_s > 2 * self._look_every_s:
+            # The whole process stood still (SIGSTOP, a frozen machine): that is no fault of its steps.
+            self._awake_since_s = now_s
+        self._looked_s = now_s
         for what, last_sign_s in list(self._steps.values()):
-            if now - last_sign_s > self._limit_s:
-                self.give_up(f"{what} shows no sign of life for {now - last_sign_s:.1f} s (STTREAM_STALL_S)")
+            silent_s = now_s - max(last_sign_s, self._awake_since_s)
+            if silent_s > self._limit_s:
+                expected = f"expected one in {self._limit_s:g} s (STTREAM_STALL_S)"
+                self.give_up(f"{what}: no sign of life for {silent_s:.1f} s, {expected}")
 
     def give_up(self, why: str) -> None:
         """End the process at once: it is in doubt, and what it holds is safer elsewhere."""
+        end = threading.Timer(_LAST_WORDS_S, self._end, (_FAILED,))
+        end.daemon = True
+        end.start()
         log.error("process_given_up", why=why, next="the process ends; its work is taken over when its leases lapse")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        end.cancel()
         self._end(_FAILED)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._limit_s / _LOOKS_A_LIMIT):
+        while not self._stopping.wait(self._look_every_s):
             self.look()

@@ -1,5 +1,7 @@
 """The engine: faster-whisper behind one call, several chunks at a time.
 
+A model call that hangs, or a model that fails on silence too, ends the process: its jobs go on elsewhere.
+
 On a CPU one model with a worker a core and one thread each does 1.5 to 1.9 times the work of one worker with all
 threads (measured with tiny.en int8 on two cores), and takes less memory than several processes.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import ctranslate2
+import numpy as np
 import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.transcribe import restore_speech_timestamps
@@ -27,7 +30,6 @@ from common.transcript import Segment, Word
 from consumer.speech import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from common.lease import Lease
@@ -42,6 +44,7 @@ BUNDLED_NAME = "tiny.en"
 BUNDLED_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 # Chunks that a GPU works on at a time, each in a thread; the decoder gains from company, the encoder hardly.
 GPU_CHUNKS_AT_A_TIME = 4
+_SILENCE = np.zeros(SAMPLE_RATE_HZ, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,12 @@ class ChunkAbandoned(Exception):
 class Engine:
     """A loaded model and the threads that feed it."""
 
-    def __init__(self, model: WhisperModel, name: str, at_a_time: int, slots: int, watchdog: Watchdog) -> None:
+    def __init__(
+        self, model: WhisperModel, name: str, at_a_time: int, slots: int, watchdog: Watchdog, *, identity: str
+    ) -> None:
         self.name = name
+        self.identity = identity
+        """What texts depend on beside the audio and the options, the same on all machines."""
         self.at_a_time = at_a_time
         """Chunks transcribed at a time."""
         self.slots = slots
@@ -96,7 +103,8 @@ class Engine:
                 "STTREAM_COMPUTE_TYPE."
             ) from exc
         log.info("model_loaded", model=name, device=device, compute_type=compute_type, chunks_at_a_time=at_a_time)
-        return cls(model, name, at_a_time, 2 * at_a_time if on_gpu else at_a_time, watchdog)
+        slots = 2 * at_a_time if on_gpu else at_a_time
+        return cls(model, name, at_a_time, slots, watchdog, identity=f"{settings.model} {compute_type}")
 
     def close(self) -> None:
         """Stop taking chunks; those that run end in their threads."""
@@ -167,7 +175,7 @@ class Engine:
     ) -> ChunkText:
         spans = [{"start": span.start, "end": span.end} for span in chunk.spans]
         try:
-            found, info = self._model.transcribe(audio, **_arguments(options))
+            found, info = self._model.transcribe(audio, **model_arguments(options))
             segments = []
             # The work is done while iterating: the library decodes 30 s, then yields their segments.
             for segment in restore_speech_timestamps(found, spans, SAMPLE_RATE_HZ):
@@ -176,12 +184,21 @@ class Engine:
                     raise ChunkAbandoned
                 segments.append(_segment(segment))
         except (RuntimeError, ValueError, MemoryError) as exc:
-            raise JobError(
-                "engine_failed",
-                f"model {self.name} failed on {chunk.seconds:.1f} s of speech: {type(exc).__name__}: {exc}",
-                retryable=True,
-            ) from exc
+            failure = f"model {self.name} failed on {chunk.seconds:.1f} s of speech: {type(exc).__name__}: {exc}"
+            self._prove_itself(failure)
+            raise JobError("engine_failed", failure, retryable=True) from exc
         return ChunkText(tuple(segments), info.language, float(info.language_probability))
+
+    def _prove_itself(self, failure: str) -> None:
+        """End the process if the model fails on silence too: it would fail every job in a blink, attempt by attempt.
+
+        After an illegal access a CUDA context is lost for good, say. Out of memory for one chunk is not.
+        """
+        try:
+            found, _ = self._model.transcribe(_SILENCE, language="en", beam_size=1, temperature=0.0)
+            list(found)
+        except Exception as exc:  # noqa: BLE001 whatever it is: this model is of no use any more
+            self._watchdog.give_up(f"{failure}; then on silence too: {type(exc).__name__}: {exc}")
 
 
 def renumbered(segments: list[Segment]) -> tuple[Segment, ...]:
@@ -189,7 +206,7 @@ def renumbered(segments: list[Segment]) -> tuple[Segment, ...]:
     return tuple(segment.model_copy(update={"id": index}) for index, segment in enumerate(segments))
 
 
-def _arguments(options: Options) -> dict[str, Any]:
+def model_arguments(options: Options) -> dict[str, Any]:
     """Return the library's arguments; what the job does not set stays the library's default."""
     arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
     optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import structlog
+
+from consumer.checkpoint import part_name
 from consumer.chunks import total_seconds
 
 if TYPE_CHECKING:
@@ -14,8 +17,11 @@ if TYPE_CHECKING:
 
     from common.lease import Lease
     from common.options import Options
+    from consumer.checkpoint import Checkpoint
     from consumer.chunks import Chunk
     from consumer.engine import ChunkText, Engine
+
+log = structlog.get_logger()
 
 # The tail of the text so far that prompts the next chunk in sequential mode; the model keeps 223 tokens.
 _PROMPT_CHARACTERS = 600
@@ -30,6 +36,7 @@ class Recognition:
         lease: Lease,
         chunks: list[Chunk],
         samples: NDArray[np.int16],
+        checkpoint: Checkpoint,
         done: Callable[[float], Awaitable[None]],
     ) -> None:
         """Take what the engine needs.
@@ -39,14 +46,25 @@ class Recognition:
             lease: the job's; when it is over, so is the work.
             chunks: of the recording.
             samples: shape (samples,), 16 kHz mono.
+            checkpoint: what earlier attempts have finished of the job.
             done: told after each chunk which share of the recording it was, 0 to 1.
         """
         self._engine = engine
         self._lease = lease
         self._chunks = chunks
         self._samples = samples
+        self._checkpoint = checkpoint
         self._done = done
         self._seconds = total_seconds(chunks)
+        self._found: list[Chunk] = []
+        """Those that an earlier attempt had finished."""
+        # No more than the engine does at a time: another job's chunks come in between.
+        self._running = asyncio.Semaphore(engine.at_a_time)
+
+    @property
+    def transcribed(self) -> float:
+        """The share of the recording, 0 to 1, that was transcribed here and not found."""
+        return 1 - total_seconds(self._found) / self._seconds if self._found else 1.0
 
     async def run(self, options: Options) -> list[ChunkText]:
         """Return the text of each chunk.
@@ -55,29 +73,23 @@ class Recognition:
             ChunkAbandoned: the lease is over.
             JobError: engine_failed.
         """
-        if options.mode == "sequential":
-            return await self._one_by_one(options)
+        texts = await (self._one_by_one(options) if options.mode == "sequential" else self._together(options))
+        if self._found:
+            log.info("chunks_resumed", kept=len(self._found), total=len(self._chunks))
+        return texts
+
+    async def _together(self, options: Options) -> list[ChunkText]:
+        """Transcribe chunks side by side; the first decides the language of all where the job does not say it."""
         texts: list[ChunkText] = []
         if self._chunks and options.language is None:
-            # The first chunk decides for the whole recording.
             texts.append(await self._chunk(self._chunks[0], options))
             options = options.model_copy(update={"language": texts[0].language})
-        return texts + await self._together(self._chunks[len(texts) :], options)
-
-    async def _together(self, chunks: list[Chunk], options: Options) -> list[ChunkText]:
-        """Transcribe chunks, no more at a time than the engine does: another job's chunks come in between."""
-        running = asyncio.Semaphore(self._engine.at_a_time)
-
-        async def transcribe(chunk: Chunk) -> ChunkText:
-            async with running:
-                return await self._chunk(chunk, options)
-
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(transcribe(chunk)) for chunk in chunks]
+                tasks = [group.create_task(self._chunk(chunk, options)) for chunk in self._chunks[len(texts) :]]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures  # one failed chunk ends the job; the others were cancelled
-        return [task.result() for task in tasks]
+        return texts + [task.result() for task in tasks]
 
     async def _one_by_one(self, options: Options) -> list[ChunkText]:
         """Transcribe chunks in order, each prompted with the end of the text before it."""
@@ -91,6 +103,13 @@ class Recognition:
         return texts
 
     async def _chunk(self, chunk: Chunk, options: Options) -> ChunkText:
-        text = await self._engine.transcribe(chunk, self._samples, options, self._lease)
+        async with self._running:
+            name = part_name(self._engine.identity, options, chunk, self._samples)
+            text = self._checkpoint.find(name)
+            if text is not None:
+                self._found.append(chunk)
+            else:
+                text = await self._engine.transcribe(chunk, self._samples, options, self._lease)
+                self._checkpoint.keep(name, text)
         await self._done(chunk.seconds / self._seconds)
         return text

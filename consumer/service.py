@@ -1,4 +1,4 @@
-"""The wiring of this package's two services: settings → Redis → stores → engine → stage.
+"""The wiring of this package's two services: settings → Redis → stores → watchdog → engine → stage.
 
 Each enters what it needs on one `AsyncExitStack`, which closes in reverse: the stage drains first, then leases stop
 being renewed, then the engine and the decoders go, the connections last.
@@ -64,7 +64,7 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
             metrics,
             restore=epoch.restore,
         )
-        await stage.run(stop)
+        await _run(stage, stop, watchdog)
 
 
 async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
@@ -79,7 +79,8 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         readiness.add("database", database.ping)
         keys = Keys(settings.queue)
         epoch = await unless(stop, set_up(redis, keys, database))
-        writer = Writer(database, settings.results_dir, metrics, now_ms=lambda: time.time_ns() // 1_000_000)
+        watchdog = stack.enter_context(Watchdog(settings.stall_s))
+        writer = Writer(database, settings.results_dir, metrics, watchdog, now_ms=lambda: time.time_ns() // 1_000_000)
         readiness.add("storage", writer.check)
         stage = Stage(
             StageSettings("results", RESULTS_AT_A_TIME, settings.lease_ms, settings.drain_s),
@@ -91,8 +92,16 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         )
         async with asyncio.TaskGroup() as group:
             committing = group.create_task(writer.run())
-            await stage.run(stop)
+            await _run(stage, stop, watchdog)
             committing.cancel()
+
+
+async def _run(stage: Stage, stop: asyncio.Event, watchdog: Watchdog) -> None:
+    """Run a stage to its end, on an event loop that is watched."""
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watchdog.watch_event_loop())
+        await stage.run(stop)
+        watching.cancel()
 
 
 def _named_consumer() -> str:

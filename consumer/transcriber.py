@@ -15,6 +15,7 @@ from common.errors import JobError
 from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
+from consumer.checkpoint import Checkpoint
 from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech
 from consumer.engine import ChunkAbandoned, ChunkText, renumbered
 from consumer.recognition import Recognition
@@ -76,7 +77,7 @@ class Transcriber:
             async with self._prepared(work, job) as (recording, fetch_s, prepare_s):
                 work.lease.report(_PREPARED)
                 at = self._clock()
-                texts = await self._recognise(work, job.spec.options, recording)
+                texts, transcribed = await self._recognise(work, job.spec.options, recording)
                 transcribe_s, duration_s = self._clock() - at, recording.duration_s
         except ChunkAbandoned as exc:
             # The engine saw the end of the lease before the stage's cancellation arrived; the stage knows why.
@@ -89,7 +90,7 @@ class Transcriber:
             fetch_s=round(fetch_s, 3),
             prepare_s=round(prepare_s, 3),
             transcribe_s=round(transcribe_s, 3),
-            realtime_factor=round(duration_s / took_s, 2),
+            realtime_factor=round(transcribed * duration_s / took_s, 2),
         )
         self._count(timings, duration_s, took_s)
         return Completed(_transcript(job, texts, duration_s, self._engine.name, timings), duration_s)
@@ -117,10 +118,13 @@ class Transcriber:
         with prepared:
             yield prepared, fetched - at, self._clock() - fetched
 
-    async def _recognise(self, work: Work, options: Options, recording: Prepared) -> list[ChunkText]:
+    async def _recognise(self, work: Work, options: Options, recording: Prepared) -> tuple[list[ChunkText], float]:
         """Transcribe the recording's chunks, counted in `_chunks_left` until each is done.
 
         Counted before anything is awaited: in between `hungry` would see neither a job in preparation nor its chunks.
+
+        Returns:
+            Their texts, and the share of the recording that no earlier attempt had finished.
         """
         chunks = _chunks(recording, options)
         left = 1 if options.mode == "sequential" and chunks else len(chunks)
@@ -134,9 +138,11 @@ class Transcriber:
                 self._chunks_left -= 1
                 await self._tell()
 
+        checkpoint = Checkpoint(work.parts, work.lease.keep)
+        recognition = Recognition(self._engine, work.lease, chunks, recording.samples, checkpoint, done)
         try:
             await self._tell()  # what was one job in preparation may be less than the engine wants
-            return await Recognition(self._engine, work.lease, chunks, recording.samples, done).run(options)
+            return await recognition.run(options), recognition.transcribed
         finally:
             self._chunks_left -= left
 

@@ -2,7 +2,8 @@
 
 `completed` means stored and readable: `handle` returns `Completed` when the files are whole and the record is
 committed. While the disk or the database is away it waits, with the entry's lease renewed: nothing is lost, nothing
-is rejected. Killed anywhere, it leaves no row without files; the entry is delivered again and stored once.
+is rejected. Killed anywhere, it leaves no row without files; the entry is delivered again and stored once. A try that
+fails is an outage, and may go on for days; one that neither works nor fails is a hang, which ends the process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import orjson
 import structlog
@@ -29,6 +30,10 @@ from consumer.files import open_results, sync_folder, write_files
 if TYPE_CHECKING:
     from common.metrics import WriterMetrics
     from common.runner import Work
+    from common.watchdog import Watchdog
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -59,6 +64,7 @@ class Writer:
         database: Database,
         results_dir: Path,
         metrics: WriterMetrics,
+        watchdog: Watchdog,
         *,
         now_ms: Callable[[], int],
         max_batch: int = 64,
@@ -69,12 +75,14 @@ class Writer:
             database: open and migrated.
             results_dir: made if it is missing.
             metrics: where the time from submission to storage is counted.
+            watchdog: ends the process when the disk or the database hangs.
             now_ms: milliseconds since 1970.
             max_batch: most results in one transaction.
         """
         self._database = database
         self._results_dir = results_dir
         self._metrics = metrics
+        self._watchdog = watchdog
         self._now_ms = now_ms
         self._max_batch = max_batch
         self._pending: list[_Pending] = []
@@ -164,10 +172,10 @@ class Writer:
         if not batch:
             return None
         if not self._folder_open:
-            await asyncio.to_thread(open_results, self._results_dir, now_s=time.time())
+            await self._on_disk(open_results, self._results_dir, now_s=time.time())
             self._folder_open = True
         troubles = await asyncio.gather(*(self._write(pending) for pending in batch))
-        await asyncio.to_thread(sync_folder, self._results_dir)
+        await self._on_disk(sync_folder, self._results_dir)
         for pending, trouble in zip(batch, troubles, strict=True):
             pending.filed = trouble is None
         return next((trouble for trouble in troubles if trouble is not None), None)
@@ -177,7 +185,7 @@ class Writer:
         if transcript is None:
             return None
         try:
-            await asyncio.to_thread(write_files, self._results_dir, job.id, transcript)
+            await self._on_disk(write_files, self._results_dir, job.id, transcript)
         except JobError as exc:
             pending.settle(Reject(Failure(type=exc.type, detail=exc.detail)))
         except Unavailable as exc:
@@ -188,10 +196,20 @@ class Writer:
             pending.settle(Reject(Failure(type="result_unstorable", detail=f"writing failed: {type(exc).__name__}")))
         return None
 
+    async def _on_disk(self, do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a step in a thread: the kernel may keep it there for ever when a disk is dead."""
+
+        def step() -> T:
+            with self._watchdog.step(f"results folder {self._results_dir}"):
+                return do(*args, **kwargs)
+
+        return await asyncio.to_thread(step)
+
     async def _store(self, batch: Sequence[_Pending]) -> None:
         """Store a batch in one transaction; when it is refused, one by one to find the record at fault."""
         try:
-            await self._database.store([pending.record for pending in batch])
+            with self._watchdog.step("database"):
+                await self._database.store([pending.record for pending in batch])
         except RecordRefused as exc:
             if len(batch) == 1:
                 batch[0].settle(Reject(_refused(batch[0].record.job.id, exc)))

@@ -16,6 +16,7 @@ from common.errors import JobError, SettingsError
 from common.lease import Ended, Lease
 from common.options import LANGUAGES, Options
 from common.settings import load_settings
+from common.watchdog import Watchdog
 from consumer import engine as engine_module
 from consumer.chunks import chunks_of_everything, chunks_of_speech
 from consumer.engine import ChunkAbandoned, Engine
@@ -28,7 +29,7 @@ CPU = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu"}
 
 @pytest.fixture(scope="module")
 def engine():
-    engine = Engine.load(load_settings(CPU))
+    engine = Engine.load(load_settings(CPU), Watchdog(60))
     yield engine
     engine.close()
 
@@ -41,7 +42,7 @@ def library():
 
 
 def lease():
-    return Lease(lambda progress: (), clock=time.monotonic)
+    return Lease(lambda progress, parts: (), clock=time.monotonic)
 
 
 def samples_of(recording: Path):
@@ -110,6 +111,11 @@ async def test_an_abandoned_chunk_ends(engine, tmp_path):
         await engine.transcribe(chunk, recording, Options(), over)
 
 
+def test_a_model_that_works_proves_itself(engine):
+    """After a failed chunk the engine asks for a second of silence: what must not fail is that question."""
+    engine._prove_itself("a chunk failed")  # would end this process
+
+
 @pytest.mark.parametrize("options", [Options(language="ko"), Options(task="translate")])
 def test_an_english_model_refuses_what_it_cannot_do(engine, options):
     """The library would silently answer in English."""
@@ -124,14 +130,14 @@ def test_a_changed_model_file_is_refused(monkeypatch):
     monkeypatch.setattr(engine_module, "BUNDLED_SHA256", "0" * 64)
 
     with pytest.raises(SettingsError, match="sha256"):
-        Engine.load(load_settings(CPU))
+        Engine.load(load_settings(CPU), Watchdog(60))
 
 
 @pytest.mark.parametrize("setting", [{"STTREAM_MODEL": "/no/such/folder"}, {"STTREAM_COMPUTE_TYPE": "float3"}])
 def test_a_model_that_cannot_be_loaded_is_named(setting):
     """Found at start, not at the first job."""
     with pytest.raises(SettingsError, match="STTREAM_MODEL"):
-        Engine.load(load_settings(CPU | setting))
+        Engine.load(load_settings(CPU | setting), Watchdog(60))
 
 
 def test_the_languages_are_the_librarys():

@@ -18,6 +18,7 @@ from common.records import Job, JobSpec
 from common.runner import Work
 from common.settings import load_settings
 from common.transcript import Transcript
+from common.watchdog import Watchdog
 from consumer.engine import Engine
 from consumer.prepare import PreparePool
 from consumer.transcriber import Transcriber
@@ -30,18 +31,18 @@ async def transcriber(tmp_path):
     roots = f"{EXAMPLES}:{tmp_path}"
     environ = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu", "STTREAM_AUDIO_ROOTS": roots}
     settings = load_settings(environ | {"STTREAM_UPLOAD_DIR": str(tmp_path)})
-    engine = Engine.load(settings)
+    engine = Engine.load(settings, Watchdog(60))
     async with PreparePool(processes=1, max_audio_s=600) as pool:
         yield Transcriber(settings, pool, engine, ConsumerMetrics())
     engine.close()
 
 
-def work(source, **options) -> Work:
+def work(source, parts=None, **options) -> Work:
     spec = JobSpec(source=str(source), options=Options(**options))
     job = Job(id="a", spec=spec, state="running", created_ms=1, queued_ms=1_000, started_ms=3_500)
     entry = Entry("lane", "1-0", 1, {})
-    task = Task(entry, "a", job, 1, RetryPolicy(3, 1.0), 600.0)
-    return Work(task, Lease(lambda progress: (), clock=time.monotonic))
+    task = Task(entry, "a", job, 1, RetryPolicy(3, 1.0), 600.0, parts or {})
+    return Work(task, Lease(lambda progress, parts: (), clock=time.monotonic))
 
 
 async def test_a_job_becomes_a_transcript(transcriber):
@@ -68,6 +69,25 @@ async def test_sequential_mode_says_the_same_of_short_recordings(transcriber, tm
         for mode in ("chunks", "sequential")
     ]
     assert len({orjson.loads(outcome.body)["text"] for outcome in outcomes}) == 1
+
+
+@pytest.mark.parametrize("mode", ["chunks", "sequential"])
+async def test_a_resumed_job_gives_the_same_transcript(transcriber, tmp_path, mode):
+    """Parts go through Redis as text: no digit may be lost on the way, nor the prompt of the next chunk."""
+    recording = write_speech(tmp_path / "long.wav", rounds=3)
+    options = {"mode": mode, "word_timestamps": True}
+    first = work(recording, **options)
+    whole = orjson.loads((await transcriber.handle(first)).body)
+    parts = dict(first.lease._parts)
+    assert len(parts) == 3
+    del parts[list(parts)[1]]
+
+    again = work(recording, parts, **options)
+    resumed = orjson.loads((await transcriber.handle(again)).body)
+
+    assert len(again.lease._parts) == 1
+    assert again.lease.progress == pytest.approx(1)
+    assert resumed | {"timings": None} == whole | {"timings": None}
 
 
 async def test_noise_is_an_empty_transcript(transcriber, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +122,14 @@ def test_anything_can_be_logged(logs: Any) -> None:
     structlog.get_logger().info("odd", big=2**200, raw=b"\xff", deep=[[[[[[[1]]]]]]], keys={1: object, None: 2})
     [line] = lines()
     assert line["big"] == str(2**200)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_log_that_cannot_be_written_costs_nothing_but_its_lines(logs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services whose logs lie on the disk that is full must not end because of it."""
+    with Path("/dev/full").open("w", buffering=1) as stream, Path(os.devnull).open("w") as room:
+        monkeypatch.setattr("sys.stderr", stream)
+        logs()
+        for _ in range(200):
+            structlog.get_logger().info("entry_settled", detail="x" * 200)
+        os.dup2(room.fileno(), stream.fileno())

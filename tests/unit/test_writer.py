@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from common.metrics import WriterMetrics
 from common.outcomes import Completed, Outcome, Reject
 from common.records import Failure, Job, JobSpec, State
 from common.transcript import Transcript
+from common.watchdog import Watchdog
 from consumer.files import write_files
 from consumer.writer import UNKNOWN_SOURCE, Writer, read_result
 from tests.until import until
@@ -83,7 +86,7 @@ def metrics() -> WriterMetrics:
 
 @pytest.fixture
 def writer(database: Database, results: Path, metrics: WriterMetrics) -> Writer:
-    return Writer(database, results, metrics, now_ms=lambda: NOW_MS)
+    return Writer(database, results, metrics, Watchdog(60), now_ms=lambda: NOW_MS)
 
 
 @contextlib.asynccontextmanager
@@ -300,17 +303,120 @@ async def test_a_file_that_can_never_be_written_fails_its_job_only(
     assert [stored.id for stored in await database.jobs()] == ["good"]
 
 
+async def test_an_outage_goes_on_for_as_long_as_it_takes(
+    database: Database, results: Path, metrics: WriterMetrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try fails by itself, so nothing hangs: a writer that ended would only be started again, to fail again."""
+    now_s, ended = 0.0, []
+    watchdog = Watchdog(300, clock=lambda: now_s, end=ended.append)
+    writer = Writer(database, results, metrics, watchdog, now_ms=lambda: NOW_MS)
+
+    def an_hour_passes(_: Exception) -> float:
+        nonlocal now_s
+        for _ in range(120):
+            now_s += 30
+            watchdog.look()
+        writer._outage.failures += 1
+        return 0.0
+
+    monkeypatch.setattr(writer._outage, "failed", an_hour_passes)
+    async with running(writer) as group:
+        with locked(tmp_path):
+            handled = group.create_task(writer.handle(work("a")))
+            await until(lambda: writer._outage.failures >= 24, within_s=30, what="a day of failures")
+        assert await handled == Completed()
+    assert ended == []
+
+
+def hang_in_the_folder(monkeypatch: pytest.MonkeyPatch, dead: threading.Event) -> None:
+    monkeypatch.setattr("consumer.writer.write_files", lambda *_: dead.wait(60))
+
+
+async def hang_in_the_database(database: Database, dead: threading.Event) -> None:
+    """Make SQLite's thread hang in a commit, as it does on a dead disk: not even the call's time limit ends it."""
+    await database.aclose()
+    event.listen(
+        database._engine.sync_engine,
+        "connect",
+        lambda connection, _: connection.run_async(
+            lambda driver: driver.create_function("hang", 0, lambda: dead.wait(60))
+        ),
+    )
+    async with database._engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TRIGGER dead_disk AFTER INSERT ON jobs BEGIN SELECT hang(); END")
+
+
+@pytest.mark.parametrize("where", ["results folder", "database"])
+async def test_a_disk_that_hangs_ends_the_process(
+    where: str, database: Database, results: Path, metrics: WriterMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a writer would say that it is ready and keep its leases for ever; its next start goes on."""
+    dead, ended = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if where == "database":
+        await hang_in_the_database(database, dead)
+    else:
+        hang_in_the_folder(monkeypatch, dead)
+    with capture_logs() as logs, Watchdog(0.5, end=lambda _: loop.call_soon_threadsafe(ended.set)) as watchdog:
+        writer = Writer(database, results, metrics, watchdog, now_ms=lambda: NOW_MS)
+        async with running(writer) as group:
+            stuck = group.create_task(writer.handle(work("a")))
+            await asyncio.wait_for(ended.wait(), 30)
+            stuck.cancel()
+            dead.set()
+    assert any(line["event"] == "process_given_up" and line["why"].startswith(where) for line in logs)
+
+
+READ_ONLY = """
+import asyncio, pathlib, sys
+sys.path.insert(0, ".")
+from common.database import Database
+from common.metrics import WriterMetrics
+from common.watchdog import Watchdog
+from consumer.writer import Writer
+from tests.unit.test_writer import in_trouble, work
+from tests.until import until
+
+async def main(folder):
+    database = Database.open(f"sqlite:///{folder / 'a.db'}")
+    writer = Writer(database, folder / "results", WriterMetrics(), Watchdog(60), now_ms=lambda: 1)
+    writing, handled = asyncio.create_task(writer.run()), asyncio.create_task(writer.handle(work("a")))
+    await until(lambda: in_trouble(writer), within_s=60, what="the writer noticing")
+    assert not handled.done() and await database.jobs() == []
+    (folder / "results").chmod(0o755)
+    print(await handled, [job.id for job in await database.jobs()])
+    writing.cancel()
+    await database.aclose()
+
+asyncio.run(main(pathlib.Path(sys.argv[1])))
+"""
+
+
+async def test_a_read_only_results_folder_costs_no_result(database: Database, results: Path, tmp_path: Path) -> None:
+    """Somebody's deployment took a right away; the result waits until it is given back."""
+    await asyncio.to_thread(results.mkdir, mode=0o555)
+    # Root may write everywhere: it has to lose that right first.
+    as_a_user = ["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    process = await asyncio.create_subprocess_exec(
+        *as_a_user, sys.executable, "-c", READ_ONLY, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert (process.returncode, told.decode().splitlines()[-1]) == (0, "Completed(body='', audio_s=0.0) ['a']")
+    assert names(results) == sorted(f"a.{format_}" for format_ in FORMATS)
+
+
 KILLED = """
 import asyncio, pathlib, sys
 sys.path.insert(0, ".")
 from common.database import Database
 from common.metrics import WriterMetrics
+from common.watchdog import Watchdog
 from consumer.writer import Writer
 from tests.unit.test_writer import work
 
 async def main(folder):
     database = Database.open(f"sqlite:///{folder / 'a.db'}", busy_timeout_s=60)
-    writer = Writer(database, folder / "results", WriterMetrics(), now_ms=lambda: 1)
+    writer = Writer(database, folder / "results", WriterMetrics(), Watchdog(60), now_ms=lambda: 1)
     await asyncio.gather(writer.run(), writer.handle(work("a")))
 
 asyncio.run(main(pathlib.Path(sys.argv[1])))
