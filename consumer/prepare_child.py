@@ -13,6 +13,7 @@ import importlib
 import io
 import math
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -22,6 +23,7 @@ import threading
 import wave
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import av
 import numpy as np
 import orjson
 
@@ -41,7 +43,7 @@ _DATA_BYTES = 4 * 1024**3
 _SAMPLE_BYTES = 2
 # Sound comes out some hundred times faster than it plays, in blocks of up to a minute: a file that costs so much
 # processor time before the next block is no recording. More of it would not help, so no second attempt is made.
-_CPU_A_BLOCK_S = 30
+_CPU_A_BLOCK_S = 20
 # The speech detector takes a five hundredth of real time.
 _CPU_OF_DETECTION = 0.1
 # Decode and write go on for one block beyond the limit before it is noticed.
@@ -74,7 +76,9 @@ def _exit_with_parent(connection: socket.socket) -> None:
 
 def _warm_up() -> None:
     """Go the way of a request once: what is not loaded now cannot be loaded in the sandbox, where no file opens."""
-    importlib.import_module("av.subtitles.stream")  # PyAV does it when it meets subtitles
+    for module in pkgutil.walk_packages(av.__path__, "av."):  # PyAV loads some when it meets subtitles
+        if module.name not in {"av.__main__", "av.datasets"}:
+            importlib.import_module(module.name)
     if sys.platform == "linux":
         with _memory_file() as recording, _memory_file() as scratch:
             with wave.open(recording, "wb") as silence:
