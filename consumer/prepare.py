@@ -150,11 +150,11 @@ class PreparePool:
                     answer = await child.ask(request, (source_fd, scratch.fileno()))
                 return _read_answer(answer, scratch)
         except TimeoutError as exc:
-            detail = f"decoding took longer than {timeout_s:g} s; the decoder was killed. Tried again later."
+            detail = f"decoding took longer than {timeout_s:g} s. Tried again while attempts are left."
             raise JobError("timed_out", detail, retryable=True) from exc
         except _ChildDied as exc:
             await child.stop()  # one that gave an answer without sense still runs, and is not trusted again
-            detail = f"the decoder process {exc}. Tried again, in case it was not the file's fault."
+            detail = f"the decoder process {exc}. Tried again while attempts are left: it may not be the file's fault."
             raise JobError("decoder_crashed", detail, retryable=True) from exc
         except OSError as exc:
             detail = f"no scratch file or decoder process can be made: {exc.strerror}. Tried again later."
