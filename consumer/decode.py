@@ -7,6 +7,7 @@ length.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,9 @@ _LOWEST_RATE_HZ = 1_000
 _HIGHEST_RATE_HZ = 1_000_000
 # What libswresample can mix; thousands of channels would make a block of gigabytes.
 _MOST_CHANNELS = 64
+
+# Tracks tried until one can be decoded; each try opens the file again, and a file of a thousand tracks opens slowly.
+_MOST_TRACKS = 8
 
 # How playlists and other texts begin, to name them in the error.
 _BEGINNINGS = (
@@ -146,18 +150,27 @@ def _looks_like(reader: _Reader) -> str:
     for beginning, name in _BEGINNINGS:
         if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(beginning):
             return f"the file is {name}"
-    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+    if _is_text(head):
         return "the file is text"
     return "the file is in none of the accepted formats, or damaged at its start"
 
 
+def _is_text(head: bytes) -> bool:
+    """Whether these bytes are UTF-8 without control characters; the last character may be cut."""
+    try:
+        text, _ = codecs.utf_8_decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(letter >= " " or letter in "\t\n\r\f" for letter in text)
+
+
 def _tracks(container: InputContainer) -> list[int]:
-    """Return the stream indexes of the audio tracks, the default one first."""
+    """Return the stream indexes of the audio tracks to try, the default one first."""
     tracks = sorted(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default)
     if not tracks:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise JobError("audio_unreadable", f"the file has no audio track (found {kinds})")
-    return [stream.index for stream in tracks]
+    return [stream.index for stream in tracks[:_MOST_TRACKS]]
 
 
 def _decode_track(container: InputContainer, track: int, reader: _Reader, scratch: BinaryIO, max_audio_s: float) -> int:
@@ -242,8 +255,18 @@ def _resampled(blocks: Iterable[AudioFrame]) -> Iterator[AudioFrame]:
         if resampler is None or form != _form(block):
             yield from _flushed(resampler)
             resampler, form = AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ), _form(block)
-        yield from resampler.resample(block)
+        yield from _resample(resampler, block)
     yield from _flushed(resampler)
+
+
+def _resample(resampler: AudioResampler, block: AudioFrame) -> list[AudioFrame]:
+    try:
+        return resampler.resample(block)
+    except FFmpegError as exc:
+        # Nine channels, or more than 24, have no known arrangement.
+        raise JobError(
+            "audio_unreadable", f"the sound ({_sound(block)}) cannot be mixed to one channel: {_words(exc)}"
+        ) from exc
 
 
 def _flushed(resampler: AudioResampler | None) -> Iterator[AudioFrame]:
@@ -261,9 +284,13 @@ def _check_form(frame: AudioFrame) -> None:
     if not rate_fits or frame.layout.nb_channels > _MOST_CHANNELS:
         raise JobError(
             "audio_unreadable",
-            f"the sound has {frame.layout.nb_channels} channels at {frame.sample_rate} Hz; "
+            f"the sound has {_sound(frame)}; "
             f"expected up to {_MOST_CHANNELS} channels at {_LOWEST_RATE_HZ} to {_HIGHEST_RATE_HZ} Hz",
         )
+
+
+def _sound(frame: AudioFrame) -> str:
+    return f"{frame.layout.nb_channels} channels at {frame.sample_rate} Hz"
 
 
 def _nothing_heard(codec: str, heard: Heard) -> _NothingHeard:

@@ -1,7 +1,8 @@
 """The parent side of the prepare pool: recordings in, samples and spans of speech out.
 
-Hostile files are met in child processes that hold nothing of value, get descriptors instead of paths, and can be killed
-at any time. A crash, a time limit or a cancelled job costs that one child, which is replaced for the next request.
+Hostile files are met in child processes that hold nothing of value, get descriptors instead of paths, can open and
+reach nothing else (`consumer.sandbox`), and can be killed at any time. A crash, a limit or a cancelled job costs that
+one child, which is replaced for the next request.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Self
 
 import numpy as np
 import orjson
+import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from common.errors import ErrorType, JobError, Unavailable
 from consumer.speech import SAMPLE_RATE_HZ, Span
+
+log = structlog.get_logger()
 
 # Imports and the speech detector take about a second on a quiet machine.
 _START_LIMIT_S = 60.0
@@ -95,6 +99,8 @@ class PreparePool:
         if problems:
             await self.aclose()
             raise Unavailable(f"a decoder process cannot start: it {problems[0]}") from problems[0]
+        if missing := self._children[0].missing:
+            log.warning("decoders_unprotected", missing=missing, next="recordings are decoded without it")
 
     async def aclose(self) -> None:
         """Kill all children. Cancel the requests that still run before: they fail, at the latest when done."""
@@ -144,11 +150,11 @@ class PreparePool:
                     answer = await child.ask(request, (source_fd, scratch.fileno()))
                 return _read_answer(answer, scratch)
         except TimeoutError as exc:
-            detail = f"decoding took longer than {timeout_s:g} s; the decoder was killed. Tried again later."
+            detail = f"decoding took longer than {timeout_s:g} s. Tried again while attempts are left."
             raise JobError("timed_out", detail, retryable=True) from exc
         except _ChildDied as exc:
             await child.stop()  # one that gave an answer without sense still runs, and is not trusted again
-            detail = f"the decoder process {exc}. Tried again, in case it was not the file's fault."
+            detail = f"the decoder process {exc}. Tried again while attempts are left: it may not be the file's fault."
             raise JobError("decoder_crashed", detail, retryable=True) from exc
         except OSError as exc:
             detail = f"no scratch file or decoder process can be made: {exc.strerror}. Tried again later."
@@ -181,6 +187,8 @@ class _Child:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._connection: socket.socket | None = None
+        self.missing = ""
+        """The protections that it cannot have on this system."""
 
     @property
     def pid(self) -> int | None:
@@ -200,11 +208,11 @@ class _Child:
             with theirs:
                 self._process = await _spawn(theirs.fileno())
             async with asyncio.timeout(_START_LIMIT_S):
-                await self._read_line()
+                self.missing = orjson.loads(await self._read_line())["missing"]
         except BaseException as exc:
-            how = await self.stop(grace_s=_LAST_WORDS_S if isinstance(exc, EOFError) else 0.0)
+            exit_code = await self.stop(grace_s=_LAST_WORDS_S if isinstance(exc, EOFError) else 0.0)
             if isinstance(exc, TimeoutError | EOFError | ConnectionError):
-                raise _ChildDied(f"{how} before it was ready") from exc
+                raise _ChildDied(f"{_how_it_ended(exit_code)} before it was ready") from exc
             raise
 
     async def ask(self, request: bytes, descriptors: Sequence[int]) -> bytes:
@@ -215,12 +223,17 @@ class _Child:
 
         Raises:
             _ChildDied: the process ended in the middle.
+            JobError: `audio_unreadable`, it spent the processor time that it may.
         """
         try:
             await self._send(request, descriptors)
             return await self._read_line()
         except (EOFError, ConnectionError) as exc:
-            raise _ChildDied(await self.stop(grace_s=_LAST_WORDS_S)) from exc
+            exit_code = await self.stop(grace_s=_LAST_WORDS_S)
+            if exit_code == -signal.SIGXCPU:
+                detail = "decoding it takes far more processor time than a recording of its length needs"
+                raise JobError("audio_unreadable", detail) from exc
+            raise _ChildDied(_how_it_ended(exit_code)) from exc
         except BaseException:
             await self.stop()
             raise
@@ -231,11 +244,14 @@ class _Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def stop(self, *, grace_s: float = 0.0) -> str:
-        """End the process if there is one, and return how it ended.
+    async def stop(self, *, grace_s: float = 0.0) -> int | None:
+        """End the process if there is one.
 
         Args:
             grace_s: how long it may take to end by itself, so that it is seen how; then it is killed.
+
+        Returns:
+            Its exit code, None when there was no process or it does not end.
         """
         process, connection = self._process, self._connection
         try:
@@ -247,12 +263,9 @@ class _Child:
             self._process = self._connection = None
             if connection is not None:
                 connection.close()
-        if process is None:
-            return "did not exist"
-        try:
-            return _how_it_ended(await asyncio.wait_for(process.wait(), _KILL_LIMIT_S))
-        except TimeoutError:
-            return "does not end: it waits for a disk"
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(process.wait(), _KILL_LIMIT_S) if process is not None else None
+        return None
 
     async def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
         """Send a request, to a new process if the last one ended while it had nothing to do."""
@@ -291,7 +304,9 @@ async def _spawn(connection_fd: int) -> asyncio.subprocess.Process:
     )
 
 
-def _how_it_ended(exit_code: int) -> str:
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "does not end: it waits for a disk"
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     return f"was ended by signal {signal.Signals(-exit_code).name}"

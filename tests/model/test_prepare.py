@@ -9,10 +9,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import structlog
 from faster_whisper.audio import decode_audio
 
 from common.errors import JobError, Unavailable
@@ -61,6 +64,16 @@ def open_files(pid: int | str = "self") -> int:
 
 def process_file(pid: int | str, name: str) -> bytes:
     return Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+def threads_of(pid: int) -> list[str]:
+    return [task.name for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def soft_limits(pid: int) -> dict[str, float]:
+    """Return a process's limits, "unlimited" as infinity."""
+    lines = process_file(pid, "limits").decode().splitlines()[1:]
+    return {line[:26].strip(): float(line[26:].split()[0].replace("unlimited", "inf")) for line in lines}
 
 
 def exists(pid: int) -> bool:
@@ -209,6 +222,27 @@ async def test_a_child_that_dies_fails_only_its_job(pool: PreparePool, stopped: 
     assert (await prepared(pool, SPEECH)).duration_s > 2
 
 
+async def test_a_file_that_burns_processor_time_is_not_tried_again(pool: PreparePool, stopped: int) -> None:
+    """The kernel counts what the file costs, however busy the host is: another attempt would cost the same."""
+    task = asyncio.create_task(refusal(pool, SPEECH))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    os.kill(stopped, signal.SIGXCPU)
+    os.kill(stopped, signal.SIGCONT)
+    error = await task
+    assert (error.type, error.retryable) == ("audio_unreadable", False)
+    assert "processor time" in error.detail
+    assert (await prepared(pool, SPEECH)).duration_s > 2
+
+
+async def test_processor_time_is_allowed_anew_for_each_recording(pool: PreparePool) -> None:
+    """A child lives for thousands of recordings; the limit must be that of the one at hand."""
+    for _ in range(2):
+        used = sum(int(ticks) for ticks in process_file(pool.pids[0], "stat").split()[13:15]) / os.sysconf("SC_CLK_TCK")
+        (await prepared(pool, SPEECH)).close()
+        assert used + 19 < soft_limits(pool.pids[0])["Max cpu time"] < used + 60
+
+
 async def test_a_child_that_died_idle_costs_no_job(pool: PreparePool) -> None:
     """The kernel may kill any process for its memory, an idle one too."""
     [pid] = pool.pids
@@ -251,11 +285,58 @@ async def test_a_child_knows_no_secrets(pool: PreparePool) -> None:
 
 async def test_a_child_has_limits(pool: PreparePool) -> None:
     """What gets out of hand fails in the child before it hurts the host."""
-    limits = process_file(pool.pids[0], "limits").decode().splitlines()
-    soft = {line[:26].strip(): line[26:].split()[0] for line in limits}
-    assert soft["Max core file size"] == "0"
-    assert int(soft["Max open files"]) <= 64
-    assert int(soft["Max data size"]) <= 4 * 1024**3
+    soft = soft_limits(pool.pids[0])
+    assert soft["Max core file size"] == 0
+    assert soft["Max open files"] <= 64
+    assert soft["Max data size"] <= 4 * 1024**3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is the kernel's")
+async def test_all_threads_of_a_child_are_in_the_sandbox(pool: PreparePool) -> None:
+    """One thread outside could do for the others what they may not."""
+    [pid] = pool.pids
+    threads = threads_of(pid)
+    assert len(threads) > 1
+    for thread in threads:
+        status = process_file(pid, f"task/{thread}/status")
+        assert b"NoNewPrivs:\t1\n" in status
+        assert b"Seccomp:\t2\n" in status  # by a filter
+
+
+async def test_protections_that_are_missing_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another system decoders run all the same; the operator must know what they lack."""
+
+    async def start_without(child: prepare._Child) -> None:
+        child.missing = "a filter of system calls"
+
+    monkeypatch.setattr(prepare._Child, "start", start_without)
+    with structlog.testing.capture_logs() as lines:
+        async with PreparePool(processes=2, max_audio_s=60):
+            pass
+    [line] = lines
+    assert (line["event"], line["missing"]) == ("decoders_unprotected", "a filter of system calls")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("austen-*")), ids=lambda path: path.suffix)
+async def test_the_sandbox_lets_every_format_be_decoded(pool: PreparePool, path: Path) -> None:
+    """What a library loads on first use must be loaded before."""
+    pids = pool.pids
+    assert (await prepared(pool, path)).spans
+    assert pool.pids == pids
+
+
+async def test_a_film_with_subtitles_is_decoded_in_the_sandbox(pool: PreparePool, tmp_path: Path) -> None:
+    """PyAV loads its code for subtitles when it meets some, which the sandbox would not let it."""
+    with av.open(str(tmp_path / "film.mkv"), "w") as film:
+        sound = film.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        words = film.add_mux_stream("subrip")
+        for stream, content in ((sound, bytes(32_000)), (words, b"Hello")):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 1000)
+            film.mux(packet)
+    pids = pool.pids
+    assert (await prepared(pool, tmp_path / "film.mkv")).duration_s == 1
+    assert pool.pids == pids
 
 
 async def test_a_missing_scratch_folder_is_worth_another_attempt(pool: PreparePool, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from faster_whisper.audio import decode_audio
 from numpy.typing import NDArray
 
 from common.errors import JobError
+from consumer import decode as decode_module
 from consumer.decode import decode
 from consumer.speech import SAMPLE_RATE_HZ
 from tests.recordings import EXAMPLES, cut, sound, write_recording
@@ -128,6 +129,14 @@ def test_absurd_sound_is_refused_before_it_takes_memory(tmp_path: Path, channels
     assert_unreadable(tmp_path / "bomb.wav", f"{channels} channels at {rate} Hz")
 
 
+def test_channels_in_no_known_arrangement_are_refused_in_words(tmp_path: Path) -> None:
+    """FFmpeg knows how to mix up to eight channels and some more arrangements; nine are none of them."""
+    with wave.open(str(tmp_path / "nine.wav"), "wb") as output:
+        output.setparams((9, 2, 16_000, 0, "NONE", ""))
+        output.writeframes(bytes(18 * 1000))
+    assert_unreadable(tmp_path / "nine.wav", "9 channels at 16000 Hz", "cannot be mixed")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -136,10 +145,11 @@ def test_absurd_sound_is_refused_before_it_takes_memory(tmp_path: Path, channels
         ("Grüße aus Köln\n".encode() * 50, "text"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
         (np.random.default_rng(7).bytes(50_000), "none of the accepted formats"),
+        (b"\xff\xfb\x90\x64" * 10_000, "none of the accepted formats"),
         (b"RIFF\x10\0\0\0WAVEfmt ", ""),
         (bytes(100_000), ""),
     ],
-    ids=["empty", "text", "utf-8 text", "html", "random", "broken wav", "zeros"],
+    ids=["empty", "text", "utf-8 text", "html", "random", "syncs only", "broken wav", "zeros"],
 )
 @pytest.mark.parametrize("name", ["recording.mp3", "recording"])
 def test_what_is_no_recording_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -318,7 +328,7 @@ def test_sound_that_changes_its_form_on_the_way_is_decoded(tmp_path: Path) -> No
     assert 9.8 < len(decoded(tmp_path / "both.mp3")) / SAMPLE_RATE_HZ < 10.3
 
 
-def write_two_tracks(path: Path, codecs: tuple[str, str], default: int) -> Path:
+def write_tracks(path: Path, codecs: tuple[str, ...], default: int) -> Path:
     with av.open(str(path), "w", format="matroska") as output:
         streams = [output.add_stream(codec, rate=16_000, layout="mono") for codec in codecs]
         for position, stream in enumerate(streams):
@@ -335,17 +345,29 @@ def write_two_tracks(path: Path, codecs: tuple[str, str], default: int) -> Path:
 @pytest.mark.parametrize("default", [0, 1])
 def test_of_several_tracks_the_default_one_is_heard(tmp_path: Path, default: int) -> None:
     """A film's default track is its own language; the others are comments and dubs."""
-    path = write_two_tracks(tmp_path / "film.mkv", ("pcm_s16le", "pcm_s16le"), default)
+    path = write_tracks(tmp_path / "film.mkv", ("pcm_s16le", "pcm_s16le"), default)
     assert set(decoded(path)) == {1000 * (default + 1)}
 
 
 def test_a_track_that_cannot_be_decoded_gives_way_to_the_next(tmp_path: Path) -> None:
     """Cameras put their own data into an extra audio track."""
-    path = write_two_tracks(tmp_path / "film.mkv", ("flac", "pcm_s16le"), 0)
+    path = write_tracks(tmp_path / "film.mkv", ("flac", "pcm_s16le"), 0)
     content = path.read_bytes()
     assert content.count(b"A_FLAC") == 1
     path.write_bytes(content.replace(b"A_FLAC", b"A_DATA"))
     assert set(decoded(path)) == {2000}
+
+
+def test_only_a_few_of_a_thousand_tracks_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try opens the file again: a small file of tracks that cannot be decoded would take minutes."""
+    opened: list[bool] = []
+    monkeypatch.setattr(
+        decode_module, "_open", lambda reader, real=decode_module._open: opened.append(True) or real(reader)
+    )
+    path = write_tracks(tmp_path / "film.mkv", ("flac",) * 12, 0)
+    path.write_bytes(path.read_bytes().replace(b"A_FLAC", b"A_DATA"))
+    assert_unreadable(path, "codec")
+    assert len(opened) == 8
 
 
 def test_a_disk_that_fails_is_not_the_recordings_fault(tmp_path: Path) -> None:
