@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from common.streams import JobStreams, ResultStream
 
 if TYPE_CHECKING:
     from common.settings import Settings
+    from consumer.engine import Engine
 
 # Results that a writer holds at a time: enough for one transaction to be worth its fsync.
 RESULTS_AT_A_TIME = 64
@@ -34,8 +36,14 @@ RESULTS_AT_A_TIME = 64
 MOST_DECODERS = 4
 
 
-async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Run a consumer until `stop` is set, then drain."""
+async def serve_consumer(
+    settings: Settings, stop: asyncio.Event, load: Callable[[Settings], Engine] | None = None
+) -> None:
+    """Run a consumer until `stop` is set, then drain.
+
+    Args:
+        load: makes the engine, in a thread; `Engine.load` by default.
+    """
     # Here, not above: a writer shall not carry the model's libraries.
     from consumer.engine import Engine, available_cores
     from consumer.prepare import PreparePool
@@ -47,7 +55,7 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
         readiness.add("engine", lambda: _loaded(loaded))
         keys = Keys(settings.queue)
         epoch = await unless(stop, set_up(redis, keys))
-        engine = await unless(stop, asyncio.to_thread(Engine.load, settings))
+        engine = await unless(stop, asyncio.to_thread(load or Engine.load, settings))
         stack.callback(engine.close)
         processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
         pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
