@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.breaker.disk import enter_mount_namespace
+from bench.breaker.faults import FAULTS
 from bench.breaker.processes import adopt_orphans
 from bench.breaker.report import Report
 from bench.breaker.run import Options, run
@@ -40,6 +41,7 @@ def main() -> None:
         seed=arguments.seed,
         jobs=arguments.jobs,
         faults=arguments.faults,
+        only=tuple(arguments.only),
         server=arguments.server,
         rate_hz=arguments.rate,
         lease_ms=arguments.lease_ms,
@@ -57,6 +59,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="repeats jobs and faults (default: 1)")
     parser.add_argument("--jobs", type=int, default=300, help="how many jobs (default: 300)")
     parser.add_argument("--faults", type=int, default=25, help="how many faults (default: 25)")
+    kinds = [fault.name for fault in FAULTS]
+    parser.add_argument("--only", action="append", default=[], choices=kinds, help="only this kind; may be repeated")
     parser.add_argument("--server", choices=("valkey", "redis"), default="valkey", help="(default: valkey)")
     parser.add_argument("--rate", type=float, default=16.0, help="jobs a second (default: 16)")
     parser.add_argument("--lease-ms", type=int, default=2000, help="lease of the services (default: 2000)")

@@ -197,12 +197,21 @@ def deal(count: int, rng: random.Random, table: Sequence[Fault] = FAULTS) -> Ite
 class Trouble:
     """Injects the faults of a run, spread evenly over its time."""
 
-    def __init__(self, line: Line, watch: Watch, seed: int, count: int) -> None:
+    def __init__(self, line: Line, watch: Watch, seed: int, count: int, only: Sequence[str] = ()) -> None:
+        """Deal the faults.
+
+        Args:
+            line: what they are done to.
+            watch: told of what it must know.
+            seed: the same seed deals the same faults.
+            count: how many.
+            only: names of the kinds to deal; all by default.
+        """
         self.done: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self._line, self._watch = line, watch
         self._rng = random.Random(f"faults {seed}")
-        self._plan = list(deal(count, self._rng))
+        self._plan = list(deal(count, self._rng, [fault for fault in FAULTS if not only or fault.name in only]))
 
     async def run(self, duration_s: float) -> None:
         """Inject all of them; returns when the last one is over."""

@@ -39,17 +39,19 @@ class Proxy:
         self.port = 0
         self._server_port = server_port
         self._links: set[_Link] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._delay_s = 0.0
         self._cut_next_reply = False
 
     async def __aenter__(self) -> Self:
-        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._listening.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._listening.close()
         self.cut()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -81,6 +83,11 @@ class Proxy:
             if link.silent:
                 link.close()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
@@ -100,6 +107,7 @@ class Proxy:
             link.close()
             for pump in (requests, replies):
                 pump.cancel()
+            await asyncio.gather(requests, replies, return_exceptions=True)
 
     async def _pump(
         self, link: _Link, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -51,6 +51,8 @@ class Options:
     seed: int
     jobs: int
     faults: int
+    only: tuple[str, ...]
+    """The kinds of fault to inject; all when empty."""
     server: str
     rate_hz: float
     lease_ms: int
@@ -107,7 +109,7 @@ async def _break(
 ) -> None:
     """Submit and break until the plan is through, then let everything settle."""
     watch, load = Watch(line), Load(line, ledger, options.seed)
-    trouble = Trouble(line, watch, options.seed, options.faults)
+    trouble = Trouble(line, watch, options.seed, options.faults, options.only)
     jobs = plan_jobs(options.jobs, options.seed, recordings, spoken)
     beside = [asyncio.create_task(watch.run()), asyncio.create_task(_tell(load, trouble, watch, len(jobs)))]
     try:
