@@ -47,9 +47,10 @@ def main() -> None:
         lease_ms=arguments.lease_ms,
         folder=folder,
         may_mount=may_mount,
+        keep=arguments.keep,
     )
     report = asyncio.run(run(options))
-    _tidy_up(report, folder)
+    _tidy_up(report, folder, keep=arguments.keep)
     print(report.as_json() if arguments.json else report.as_text(), flush=True)
     sys.exit(1 if report.violations else 0)
 
@@ -65,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=16.0, help="jobs a second (default: 16)")
     parser.add_argument("--lease-ms", type=int, default=2000, help="lease of the services (default: 2000)")
     parser.add_argument("--folder", type=Path, help="where to put the run's folder (default: the system's)")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of a good run, too")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser.parse_args()
 
@@ -76,9 +78,9 @@ def _quiet_logs() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def _tidy_up(report: Report, folder: Path) -> None:
+def _tidy_up(report: Report, folder: Path, *, keep: bool) -> None:
     """Remove the folder of a good run; of a bad one keep logs, data and database, and say how to repeat it."""
-    if not report.violations:
+    if not report.violations and not keep:
         shutil.rmtree(folder)
         return
     (folder / "violations.json").write_text(json.dumps(list(report.violations), indent=1))

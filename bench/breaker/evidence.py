@@ -12,7 +12,7 @@ import orjson
 from common.keys import TRANSCRIBERS, WRITERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bench.breaker.ledger import Submission
     from bench.breaker.line import Layout, Line
@@ -89,6 +89,16 @@ def read_disk(evidence: Evidence, layout: Layout) -> None:
         evidence.transcripts = dict(database.execute("SELECT job_id, body FROM transcripts").fetchall())
     evidence.files = {path.name: path.read_bytes() for path in layout.results.iterdir()}
     evidence.scratch = [path.name for path in layout.scratch.iterdir()]
+
+
+def read_logs(layout: Layout, names: Iterable[str]) -> list[str]:
+    """Return what no fault explains in the logs of the services: errors, and lines that are not theirs."""
+    found = []
+    for name in names:
+        for line in (layout.logs / f"{name}.log").read_text(errors="replace").splitlines():
+            if not line.startswith("{") or '"level":"error"' in line:
+                found.append(f"{name} logged: {line[:300]} {line[-300:]}")
+    return found
 
 
 async def count_open(line: Line) -> dict[str, int]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.breaker.processes import children_of
 from bench.breaker.proxy import Direction, Proxy
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ async def _then_continue(pid: int, after_s: float) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+async def _kill_decoder(scene: Scene) -> None:
+    """SIGKILL to a child of a consumer: a recording that crashes the decoder does the same."""
+    pid = await scene.one_of("consumer").process.running()
+    os.kill(scene.rng.choice(children_of(pid)), signal.SIGKILL)
+
+
 async def _kill_server(scene: Scene) -> None:
     os.kill(await scene.line.server.running(), signal.SIGKILL)
 
@@ -164,6 +171,7 @@ FAULTS: Sequence[Fault] = (
     Fault("consumer killed", 10, _kill("consumer")),
     Fault("consumer paused", 6, _pause("consumer")),
     Fault("consumer stopped", 4, _stop("consumer")),
+    Fault("decoder killed", 3, _kill_decoder),
     Fault("writer killed", 7, _kill("writer")),
     Fault("writer paused", 4, _pause("writer")),
     Fault("writer stopped", 3, _stop("writer")),

@@ -98,7 +98,7 @@ class Ledger:
 _JOBS_A_BATCH = 60
 _WAYS = {Way.HTTP: 50, Way.QUEUE: 44, Way.XADD: 6}
 # Shares of all jobs; at least one of each in any run.
-_POISON, _HANGING, _BROKEN, _LONG = 1 / 1500, 1 / 400, 1 / 80, 1 / 150
+_POISON, _HANGING, _BROKEN, _LONG = 1 / 1500, 1 / 400, 1 / 80, 1 / 80
 
 
 def plan_jobs(count: int, seed: int, recordings: Recordings, spoken: list[Recording]) -> list[Submission]:

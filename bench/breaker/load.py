@@ -22,7 +22,7 @@ _TRIES = 200
 _AT_A_TIME = 100
 _MOST_QUEUED = 1_000_000
 # Of a hundred jobs so many are submitted twice, cancelled, and run again after they failed or were cancelled.
-_TWICE, _CANCELLED, _REVIVED = 0.06, 0.06, 0.5
+_TWICE, _CANCELLED, _REVIVED = 0.06, 0.1, 0.5
 
 
 class Load:
@@ -58,7 +58,7 @@ class Load:
         if chances[0] < _TWICE and job.accepted:
             await self._twice(job)
         if chances[1] < _CANCELLED:
-            await asyncio.sleep(self._rng.uniform(0, 2))
+            await asyncio.sleep(self._rng.uniform(0, 0.5))
             await self._cancel(job)
         if chances[2] < _REVIVED and job.accepted and (job.text is None or job.cancelled is not Asked.NO):
             await asyncio.sleep(self._rng.uniform(2, 6))

@@ -121,14 +121,27 @@ def adopt_orphans() -> None:
 
 def left_behind() -> dict[int, str]:
     """Return the processes that still run under this one, with their command lines; reaps the orphans that ended."""
-    found: dict[int, str] = {}
+    return {pid: _command(pid) for pid in children_of(os.getpid()) if not _reaped(pid)}
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the process ids of a process's children, those that have ended and are not reaped among them."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            if int(parent) != os.getpid():
-                continue
-            if state == "Z":
-                os.waitpid(int(folder.name), os.WNOHANG)
-            else:
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+            # After the name, which may hold anything, come state and parent.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
     return found
+
+
+def _reaped(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return True
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+    return "just ended"

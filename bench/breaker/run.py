@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.breaker.check import violations
-from bench.breaker.evidence import Evidence, count_open, describe_open, read_disk, read_server
+from bench.breaker.evidence import Evidence, count_open, describe_open, read_disk, read_logs, read_server
 from bench.breaker.faults import Trouble
 from bench.breaker.ledger import Asked, Ledger, Submission, Way, plan_jobs
 from bench.breaker.line import Layout, Line, keep
@@ -58,6 +58,8 @@ class Options:
     lease_ms: int
     folder: Path
     may_mount: bool
+    keep: bool
+    """Whether to keep the results of a good run, too."""
 
     @property
     def load_s(self) -> float:
@@ -87,12 +89,13 @@ async def run(options: Options) -> Report:
         await read_server(evidence, line.redis)
         await asyncio.to_thread(read_disk, evidence, layout)
     ledger.complaints += line.complaints()
+    ledger.complaints += read_logs(layout, [member.name for member in line.members])
     evidence.processes = await _left_behind()
     report.violations = violations(evidence)
     report.outcomes = Counter(row.state for row in evidence.rows)
     report.submitted = Counter("accepted" if job.accepted else "unknown" for job in ledger.submissions.values())
     report.disk, report.took_s = line.disk.how, time.monotonic() - began
-    if report.violations:
+    if report.violations or options.keep:
         keep(layout)
     line.disk.close()
     return report
