@@ -93,12 +93,13 @@ def read_disk(evidence: Evidence, layout: Layout) -> None:
 
 def read_logs(layout: Layout, names: Iterable[str]) -> list[str]:
     """Return what no fault explains in the logs of the services: errors, and lines that are not theirs."""
-    found = []
-    for name in names:
-        for line in (layout.logs / f"{name}.log").read_text(errors="replace").splitlines():
-            if not line.startswith("{") or '"level":"error"' in line:
-                found.append(f"{name} logged: {line[:300]} {line[-300:]}")
-    return found
+    logs = {name: (layout.logs / f"{name}.log").read_text(errors="replace").splitlines() for name in names}
+    return [
+        f"{name} logged: {line[:300]} {line[-300:]}"
+        for name, lines in logs.items()
+        for line in lines
+        if not line.startswith("{") or '"level":"error"' in line
+    ]
 
 
 async def count_open(line: Line) -> dict[str, int]:
