@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bench.breaker.processes import Member
     from bench.breaker.watch import Watch
 
+# Beyond what any fault lasts: a service that does not come back must not keep the run.
+_LONGEST_S = 60.0
+
 Inject = Callable[["Scene"], Awaitable[None]]
 
 
@@ -94,7 +97,9 @@ async def _then_continue(pid: int, after_s: float) -> None:
 async def _kill_decoder(scene: Scene) -> None:
     """SIGKILL to a child of a consumer: a recording that crashes the decoder does the same."""
     pid = await scene.one_of("consumer").process.running()
-    os.kill(scene.rng.choice(children_of(pid)), signal.SIGKILL)
+    while not (decoders := children_of(pid)):
+        await asyncio.sleep(0.1)
+    os.kill(scene.rng.choice(decoders), signal.SIGKILL)
 
 
 async def _kill_server(scene: Scene) -> None:
@@ -231,7 +236,8 @@ class Trouble:
 
     async def _inject(self, fault: Fault, scene: Scene) -> None:
         try:
-            await fault.inject(scene)
+            async with asyncio.timeout(_LONGEST_S):
+                await fault.inject(scene)
         except Exception:  # noqa: BLE001 - it met another fault (the server is away): it did not happen
             self.left_out[fault.name] += 1
         else:

@@ -150,16 +150,16 @@ class Line:
             self._stopped = True
             await stop_in_order([[member.process for member in self.of(role)] for role in dict.fromkeys(ROLES)])
 
-    async def calm(self) -> None:
+    def calm(self) -> None:
         """Undo every fault that lasts."""
         for proxy in self.proxies:
             proxy.restore()
-        self.disk.free(member.process.pid for member in self.members if member.process.pid)
+        self.disk.free([member.process.pid for member in self.of("writer") if member.process.pid])
         for member in self.members:
-            await member.send(signal.SIGCONT)
             if member.clock:
                 member.clock.step(0)
-        os.kill(await self.server.running(), signal.SIGCONT)
+        for process in (self.server, *(member.process for member in self.members)):
+            process.signal(signal.SIGCONT)
 
     def complaints(self) -> list[str]:
         """Return what a process did that nothing of this run had made it do; after the end."""
@@ -169,10 +169,10 @@ class Line:
             told += [f"{process.service.name} did not stop when told to"] if process.killed else []
         return told
 
-    async def restart_writers(self) -> None:
+    def restart_writers(self) -> None:
         """Stop the writers as an operator would; they are started again."""
         for member in self.of("writer"):
-            await member.send(signal.SIGTERM)
+            member.process.signal(signal.SIGTERM)
 
     async def _make(self, name: str, role: str) -> Member:
         proxy = await self._stack.enter_async_context(Proxy(self.server_port))

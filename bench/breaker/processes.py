@@ -64,6 +64,12 @@ class Kept(Supervised):
             await asyncio.sleep(0.05)
         return self.pid
 
+    def signal(self, signal_: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal_)
+
 
 class Member:
     """One service: its process, its line to the server, its clock."""
@@ -73,10 +79,9 @@ class Member:
         self.process, self.proxy, self.clock = process, proxy, clock
 
     async def send(self, signal_: signal.Signals) -> int:
-        """Send a signal, and return the process id."""
+        """Send a signal once it runs, and return the process id."""
         pid = await self.process.running()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal_)
+        self.process.signal(signal_)
         return pid
 
 

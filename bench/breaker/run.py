@@ -24,6 +24,7 @@ from bench.breaker.recordings import Recording, Recordings, make_recordings
 from bench.breaker.report import Report
 from bench.breaker.standin import read_melody
 from bench.breaker.watch import Watch
+from common.connection import server_is_away
 from consumer.chunks import chunks_of_speech
 from consumer.prepare import PreparePool
 
@@ -38,6 +39,8 @@ _LOOK_EVERY_S = 0.5
 _LOOKS = 4
 # Without any event for so long, what is left is stuck; every retry and every lease is far shorter.
 _STUCK_AFTER_S = 60.0
+# However much moves: by then the longest run is settled.
+_SETTLED_WITHIN_S = 600.0
 _END_WITHIN_S = 20.0
 _LAST_JOBS = 8
 # Longer than a temporary file of a living writer can be old.
@@ -119,7 +122,7 @@ async def _break(
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run(jobs, options.load_s))
             group.create_task(trouble.run(options.load_s))
-        await line.calm()
+        line.calm()
         stuck = await _settle(line, watch) or await _last_jobs(line, load, watch, recordings)
         ledger.complaints += stuck
     finally:
@@ -134,17 +137,30 @@ async def _break(
 
 async def _settle(line: Line, watch: Watch) -> list[str]:
     """Wait until nothing is under way; return what is stuck, if anything is."""
-    quiet, seen, moved_s = 0, watch.seen, time.monotonic()
+    quiet, seen, began_s = 0, watch.seen, time.monotonic()
+    moved_s = began_s
     while quiet < _LOOKS:
         await asyncio.sleep(_LOOK_EVERY_S)
-        open_ = await count_open(line)
+        open_ = await _look(line)
         quiet = quiet + 1 if not any(open_.values()) else 0
+        now_s = time.monotonic()
         if watch.seen != seen:
-            seen, moved_s = watch.seen, time.monotonic()
-        if time.monotonic() - moved_s > _STUCK_AFTER_S:
+            seen, moved_s = watch.seen, now_s
+        if now_s - moved_s > _STUCK_AFTER_S or now_s - began_s > _SETTLED_WITHIN_S:
             what = ", ".join(f"{count} in {key}" for key, count in open_.items() if count)
-            return [f"stuck for {_STUCK_AFTER_S:g} s: {what}", *await describe_open(line)]
+            waited = f"{now_s - began_s:.0f} s, {now_s - moved_s:.0f} s without any event"
+            return [f"not settled after {waited}: {what}", *await describe_open(line)]
     return []
+
+
+async def _look(line: Line) -> dict[str, int]:
+    """Return what is under way; a server that was killed last of all is about to come back."""
+    try:
+        return await count_open(line)
+    except Exception as exc:
+        if not server_is_away(exc):
+            raise
+        return {"a server that is away": 1}
 
 
 async def _last_jobs(line: Line, load: Load, watch: Watch, recordings: Recordings) -> list[str]:
@@ -152,7 +168,7 @@ async def _last_jobs(line: Line, load: Load, watch: Watch, recordings: Recording
     for path in line.layout.results.glob(".*.part"):
         old_s = time.time() - _OLD_S
         os.utime(path, (old_s, old_s))
-    await line.restart_writers()
+    line.restart_writers()
     last = [
         Submission(f"last-{number}", Way.HTTP, str(recording.path), recording.text)
         for number, recording in enumerate(recordings.short[:_LAST_JOBS])

@@ -8,7 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.connection import server_now_ms
+from common.connection import server_is_away, server_now_ms
 from common.keys import TRANSCRIBERS
 
 if TYPE_CHECKING:
@@ -61,16 +61,23 @@ class Watch:
             self.started_ms[job_id].append(int(event_id.partition("-")[0]))
 
     async def consumer_died(self, pid: int) -> None:
-        """Note which jobs a consumer had in hand that is dead now."""
-        redis, now_ms = self._line.redis, await server_now_ms(self._line.redis)
-        held: list[str] = []
+        """Note which jobs a consumer had in hand that is dead now; while the server is away nobody can tell."""
+        try:
+            at_ms = await server_now_ms(self._line.redis)
+            self.deaths.append(Death(at_ms, tuple(await self._held_by(pid))))
+        except Exception as exc:
+            if not server_is_away(exc):
+                raise
+
+    async def _held_by(self, pid: int) -> list[str]:
+        redis, held = self._line.redis, []
         for lane in self._line.keys.lanes:
             for entry in await redis.xpending_range(lane, TRANSCRIBERS, "-", "+", 1000):
                 # The name of a consumer holds its process id: host-pid-random.
                 if entry["consumer"].split("-")[-2:-1] == [str(pid)]:
                     page = await redis.xrange(lane, entry["message_id"], entry["message_id"])
                     held += [fields["id"] for _, fields in page if "id" in fields]
-        self.deaths.append(Death(now_ms, tuple(held)))
+        return held
 
     def rescues_s(self, without: Container[str]) -> list[float]:
         """Return how long each job of a killed consumer waited until it was begun again.
