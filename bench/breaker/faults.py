@@ -97,7 +97,7 @@ async def _then_continue(pid: int, after_s: float) -> None:
 async def _kill_decoder(scene: Scene) -> None:
     """SIGKILL to a child of a consumer: a recording that crashes the decoder does the same."""
     pid = await scene.one_of("consumer").process.running()
-    while not (decoders := children_of(pid)):
+    while not (decoders := children_of(pid)):  # noqa: ASYNC110 - it starts them by itself, unannounced
         await asyncio.sleep(0.1)
     os.kill(scene.rng.choice(decoders), signal.SIGKILL)
 
