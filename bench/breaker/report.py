@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """One run, as it ended."""
 
@@ -22,17 +21,17 @@ class Report:
     server: str
     jobs: int
     lease_ms: int
-    took_s: float = 0.0
-    faults: Mapping[str, int] = field(default_factory=dict)
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    took_s: float
+    faults: Mapping[str, int]
+    left_out: Mapping[str, int]
     """Faults that could not be injected: what they need was away, or is not on this machine."""
-    disk: str = ""
+    disk: str
     """How the disk was filled up."""
-    submitted: Mapping[str, int] = field(default_factory=Counter)
+    submitted: Mapping[str, int]
     """Jobs by what was known of them at the end: accepted, unknown."""
-    outcomes: Mapping[str, int] = field(default_factory=Counter)
-    rescues_s: Sequence[float] = ()
-    violations: Sequence[str] = ()
+    outcomes: Mapping[str, int]
+    rescues_s: Sequence[float]
+    violations: Sequence[str]
 
     @property
     def verdict(self) -> str:

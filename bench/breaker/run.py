@@ -29,6 +29,7 @@ from consumer.chunks import chunks_of_speech
 from consumer.prepare import PreparePool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 # Clips with speech, for jobs that come without options and so with speech detection.
@@ -72,11 +73,9 @@ class Options:
 
 async def run(options: Options) -> Report:
     """Run the breaker once."""
-    layout, began = Layout(options.folder), time.monotonic()
-    report = Report(options.seed, options.server, options.jobs, options.lease_ms)
+    began_s, layout, ledger = time.monotonic(), Layout(options.folder), Ledger()
     recordings = make_recordings(layout.audio, random.Random(f"recordings {options.seed}"))
     spoken = await _copy_spoken(layout.audio, options.folder)
-    ledger = Ledger()
     line = Line(
         layout,
         kind=options.server,
@@ -87,70 +86,105 @@ async def run(options: Options) -> Report:
     )
     evidence = Evidence(line.keys, ledger.submissions, ledger.complaints)
     async with line:
-        await _break(options, line, ledger, recordings, spoken, report, evidence)
+        works = _Works(options, line, ledger)
+        await works.run(plan_jobs(options.jobs, options.seed, recordings, spoken), recordings)
         await line.stop_services()
         await read_server(evidence, line.redis)
         await asyncio.to_thread(read_disk, evidence, layout)
     ledger.complaints += line.complaints()
     ledger.complaints += read_logs(layout, [member.name for member in line.members])
+    evidence.published = works.watch.published
     evidence.processes = await _left_behind()
-    report.violations = violations(evidence)
-    report.outcomes = Counter(row.state for row in evidence.rows)
-    report.submitted = Counter("accepted" if job.accepted else "unknown" for job in ledger.submissions.values())
-    report.disk, report.took_s = line.disk.how, time.monotonic() - began
+    report = works.report(evidence, time.monotonic() - began_s)
     if report.violations or options.keep:
         keep(layout)
     line.disk.close()
     return report
 
 
-async def _break(
-    options: Options,
-    line: Line,
-    ledger: Ledger,
-    recordings: Recordings,
-    spoken: list[Recording],
-    report: Report,
-    evidence: Evidence,
-) -> None:
-    """Submit and break until the plan is through, then let everything settle."""
-    watch, load = Watch(line), Load(line, ledger, options.seed)
-    trouble = Trouble(line, watch, options.seed, options.faults, options.only)
-    jobs = plan_jobs(options.jobs, options.seed, recordings, spoken)
-    beside = [asyncio.create_task(watch.run()), asyncio.create_task(_tell(load, trouble, watch, len(jobs)))]
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load.run(jobs, options.load_s))
-            group.create_task(trouble.run(options.load_s))
-        line.calm()
-        stuck = await _settle(line, watch) or await _last_jobs(line, load, watch, recordings)
-        ledger.complaints += stuck
-    finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-    cancelled = {job.id for job in ledger.submissions.values() if job.cancelled is not Asked.NO}
-    report.rescues_s = watch.rescues_s(without=cancelled)
-    report.faults, report.left_out = dict(trouble.done), dict(trouble.left_out)
-    evidence.published = watch.published
+class _Works:
+    """What goes on while a line runs: the load, the trouble, and whoever watches both."""
 
+    def __init__(self, options: Options, line: Line, ledger: Ledger) -> None:
+        self.options, self.line, self.ledger = options, line, ledger
+        self.watch = Watch(line)
+        self.load = Load(line, ledger, options.seed)
+        self.trouble = Trouble(line, self.watch, options.seed, options.faults, options.only)
 
-async def _settle(line: Line, watch: Watch) -> list[str]:
-    """Wait until nothing is under way; return what is stuck, if anything is."""
-    quiet, seen, began_s = 0, watch.seen, time.monotonic()
-    moved_s = began_s
-    while quiet < _LOOKS:
-        await asyncio.sleep(_LOOK_EVERY_S)
-        open_ = await _look(line)
-        quiet = quiet + 1 if not any(open_.values()) else 0
-        now_s = time.monotonic()
-        if watch.seen != seen:
-            seen, moved_s = watch.seen, now_s
-        if now_s - moved_s > _STUCK_AFTER_S or now_s - began_s > _SETTLED_WITHIN_S:
-            what = ", ".join(f"{count} in {key}" for key, count in open_.items() if count)
-            waited = f"{now_s - began_s:.0f} s, {now_s - moved_s:.0f} s without any event"
-            return [f"not settled after {waited}: {what}", *await describe_open(line)]
-    return []
+    async def run(self, jobs: Sequence[Submission], recordings: Recordings) -> None:
+        """Submit and break until the plan is through, then let everything settle."""
+        beside = [asyncio.create_task(self.watch.run()), asyncio.create_task(self._tell())]
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.load.run(jobs, self.options.load_s))
+                group.create_task(self.trouble.run(self.options.load_s))
+            self.line.calm()
+            self.ledger.complaints += await self._settle() or await self._last_jobs(recordings)
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _settle(self) -> list[str]:
+        """Wait until nothing is under way; return what is stuck, if anything is."""
+        quiet, seen, began_s = 0, self.watch.seen, time.monotonic()
+        moved_s = began_s
+        while quiet < _LOOKS:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            open_, now_s = await _look(self.line), time.monotonic()
+            quiet = quiet + 1 if not any(open_.values()) else 0
+            if self.watch.seen != seen:
+                seen, moved_s = self.watch.seen, now_s
+            if now_s - moved_s > _STUCK_AFTER_S or now_s - began_s > _SETTLED_WITHIN_S:
+                what = ", ".join(f"{count} in {key}" for key, count in open_.items() if count)
+                waited = f"{now_s - began_s:.0f} s, {now_s - moved_s:.0f} s without any event"
+                return [f"not settled after {waited}: {what}", *await describe_open(self.line)]
+        return []
+
+    async def _last_jobs(self, recordings: Recordings) -> list[str]:
+        """See that the line is well after all: new jobs go through, and what killed writers have left is swept up."""
+        for path in self.line.layout.results.glob(".*.part"):
+            old_s = time.time() - _OLD_S
+            os.utime(path, (old_s, old_s))
+        self.line.restart_writers()
+        last = [
+            Submission(f"last-{number}", Way.HTTP, str(recording.path), recording.text)
+            for number, recording in enumerate(recordings.short[:_LAST_JOBS])
+        ]
+        await self.load.run(last, 1.0)
+        return await self._settle()
+
+    async def _tell(self) -> None:
+        """Say now and then how far it is."""
+        started_s = time.monotonic()
+        while True:
+            await asyncio.sleep(_TOLD_EVERY_S)
+            print(
+                f"{time.monotonic() - started_s:5.0f} s  {self.load.submitted}/{self.options.jobs} submitted, "
+                f"{len(self.watch.published)} transcribed, {self.trouble.done.total()} faults, "
+                f"{len(self.ledger.complaints)} complaints",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def report(self, evidence: Evidence, took_s: float) -> Report:
+        """Return what came of it."""
+        options, submissions = self.options, self.ledger.submissions.values()
+        cancelled = {job.id for job in submissions if job.cancelled is not Asked.NO}
+        return Report(
+            seed=options.seed,
+            server=options.server,
+            jobs=options.jobs,
+            lease_ms=options.lease_ms,
+            took_s=took_s,
+            faults=self.trouble.done,
+            left_out=self.trouble.left_out,
+            disk=self.line.disk.how,
+            submitted=Counter("accepted" if job.accepted else "unknown" for job in submissions),
+            outcomes=Counter(row.state for row in evidence.rows),
+            rescues_s=self.watch.rescues_s(without=cancelled),
+            violations=violations(evidence),
+        )
 
 
 async def _look(line: Line) -> dict[str, int]:
@@ -161,34 +195,6 @@ async def _look(line: Line) -> dict[str, int]:
         if not server_is_away(exc):
             raise
         return {"a server that is away": 1}
-
-
-async def _last_jobs(line: Line, load: Load, watch: Watch, recordings: Recordings) -> list[str]:
-    """See that the line is well after all: new jobs go through, and what killed writers have left is swept up."""
-    for path in line.layout.results.glob(".*.part"):
-        old_s = time.time() - _OLD_S
-        os.utime(path, (old_s, old_s))
-    line.restart_writers()
-    last = [
-        Submission(f"last-{number}", Way.HTTP, str(recording.path), recording.text)
-        for number, recording in enumerate(recordings.short[:_LAST_JOBS])
-    ]
-    await load.run(last, 1.0)
-    return await _settle(line, watch)
-
-
-async def _tell(load: Load, trouble: Trouble, watch: Watch, jobs: int) -> None:
-    """Say now and then how far it is."""
-    started_s = time.monotonic()
-    while True:
-        await asyncio.sleep(_TOLD_EVERY_S)
-        ends = sum(watch.published.values())
-        print(
-            f"{time.monotonic() - started_s:5.0f} s  {load.submitted}/{jobs} submitted, {ends} transcribed, "
-            f"{sum(trouble.done.values())} faults, {len(load.ledger.complaints)} complaints",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 async def _copy_spoken(audio: Path, scratch: Path) -> list[Recording]:
