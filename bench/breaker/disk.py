@@ -26,6 +26,8 @@ class Disk(Protocol):
     """Where the results lie."""
 
     how: str
+    ends: frozenset[str]
+    """Ends of a writer that it brings about."""
 
     def fill(self, writers: Iterable[int]) -> None:
         """Leave no room for another file; `writers` are process ids."""
@@ -41,7 +43,7 @@ class SmallFileSystem:
     """A tmpfs, filled with a ballast file."""
 
     def __init__(self, folder: Path, size_mib: int) -> None:
-        self.how = "a full tmpfs"
+        self.how, self.ends = "a full tmpfs", frozenset[str]()
         self._ballast = folder / "ballast"
         folder.mkdir()
         options = f"size={size_mib}m"
@@ -68,7 +70,8 @@ class FileLimit:
     """Writers that may write no byte to any file."""
 
     def __init__(self, folder: Path) -> None:
-        self.how = "RLIMIT_FSIZE of the writers"
+        # A writer that cannot even log that it cannot write gives up; the interpreter calls that 120.
+        self.how, self.ends = "RLIMIT_FSIZE of the writers", frozenset({"exit 1", "exit 120"})
         folder.mkdir()
 
     def fill(self, writers: Iterable[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from bench.breaker.ledger import Submission
     from bench.breaker.line import Layout, Line
     from common.keys import Keys
+
+# Of one complaint about a log, in characters.
+_SHOWN = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,15 @@ def read_disk(evidence: Evidence, layout: Layout) -> None:
 
 def read_logs(layout: Layout, names: Iterable[str]) -> list[str]:
     """Return what no fault explains in the logs of the services: errors, and lines that are not theirs."""
-    logs = {name: (layout.logs / f"{name}.log").read_text(errors="replace").splitlines() for name in names}
-    return [
-        f"{name} logged: {line[:300]} {line[-300:]}"
-        for name, lines in logs.items()
-        for line in lines
-        if not line.startswith("{") or '"level":"error"' in line
-    ]
+    found = []
+    for name in names:
+        lines = (layout.logs / f"{name}.log").read_text(errors="replace").splitlines()
+        for is_record, run in itertools.groupby(lines, key=lambda line: line.startswith("{")):
+            texts = [line for line in run if '"level":"error"' in line] if is_record else [" / ".join(run)]
+            found += [
+                f"{name} logged: {text if len(text) < _SHOWN else text[:200] + ' … ' + text[-400:]}" for text in texts
+            ]
+    return found
 
 
 async def count_open(line: Line) -> dict[str, int]:

@@ -15,6 +15,7 @@ from bench.breaker.clock import Clock, build_library
 from bench.breaker.disk import make_disk
 from bench.breaker.processes import Member, free_port, make_server, make_service
 from bench.breaker.proxy import Proxy
+from bench.breaker.standin import POISONED
 from common.connection import connect
 from common.keys import Keys
 from common.settings import Settings, load_settings, variable_of
@@ -178,7 +179,10 @@ class Line:
         proxy = await self._stack.enter_async_context(Proxy(self.server_port))
         file = self.layout.folder / f"{name}.clock"
         clock = Clock(file, self._clocks) if self._clocks else None
-        return make_service(name, role, self.seed, self._environ(), proxy, clock, self.layout.logs / f"{name}.log")
+        log = self.layout.logs / f"{name}.log"
+        member = make_service(name, role, self.seed, self._environ(), proxy, clock, log)
+        member.process.expected |= {"writer": self.disk.ends, "consumer": {f"exit {POISONED}"}}.get(role, set())
+        return member
 
     def _environ(self) -> dict[str, str]:
         layout = self.layout

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from bench.breaker.clock import Clock
 from bench.breaker.proxy import Proxy
-from bench.breaker.standin import POISONED
 from common.settings import variable_of
 from deploy.embedded import server_command
 from deploy.supervisor import Service, Supervised
@@ -39,17 +38,18 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Kept(Supervised):
     """A process that is started again at once, whose ends are written down."""
 
-    def __init__(self, service: Service, expected: frozenset[str] = _EXPECTED) -> None:
+    def __init__(self, service: Service) -> None:
         super().__init__(service, sleep=self._pause)
         self.unexpected: list[str] = []
         """How it ended when nothing of this run had ended it."""
         self.killed = False
         """Whether it did not stop when told to."""
-        self._expected = expected
+        self.expected = set(_EXPECTED)
+        """How it may end by what this run does."""
 
     async def _pause(self, _: float) -> None:
         """Note the end, and start again soon: a run has no minutes to wait for a service that dies often."""
-        if self.last_exit not in self._expected:
+        if self.last_exit not in self.expected:
             self.unexpected.append(f"{self.last_exit}: {self.last_words()[-600:]}")
         await asyncio.sleep(AGAIN_AFTER_S)
 
@@ -106,8 +106,7 @@ def make_service(
         **(clock.environ if clock else {}),
     }
     service = Service(name, command, {**environ, **own}, log, STOP_S)
-    expected = _EXPECTED | {f"exit {POISONED}"} if role == "consumer" else _EXPECTED
-    return Member(name, role, Kept(service, expected), proxy, clock)
+    return Member(name, role, Kept(service), proxy, clock)
 
 
 def free_port() -> int:
