@@ -101,11 +101,14 @@ def read_logs(layout: Layout, names: Iterable[str]) -> list[str]:
     for name in names:
         lines = (layout.logs / f"{name}.log").read_text(errors="replace").splitlines()
         for is_record, run in itertools.groupby(lines, key=lambda line: line.startswith("{")):
-            texts = [line for line in run if '"level":"error"' in line] if is_record else [" / ".join(run)]
-            found += [
-                f"{name} logged: {text if len(text) < _SHOWN else text[:200] + ' … ' + text[-400:]}" for text in texts
-            ]
+            together = list(run)
+            odd = [line for line in together if '"level":"error"' in line] if is_record else [" / ".join(together)]
+            found += [f"{name} logged: {_shortened(text)}" for text in odd]
     return found
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < _SHOWN else f"{text[: _SHOWN // 3]} … {text[-_SHOWN // 3 * 2 :]}"
 
 
 async def count_open(line: Line) -> dict[str, int]:
