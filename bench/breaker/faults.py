@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.breaker.processes import children_of
 from bench.breaker.proxy import Direction, Proxy
+from deploy.ready import service_is_ready
 
 if TYPE_CHECKING:
     from bench.breaker.line import Line
@@ -96,9 +97,11 @@ async def _then_continue(pid: int, after_s: float) -> None:
 
 async def _kill_decoder(scene: Scene) -> None:
     """SIGKILL to a child of a consumer: a recording that crashes the decoder does the same."""
-    pid = await scene.one_of("consumer").process.running()
-    while not (decoders := children_of(pid)):  # noqa: ASYNC110 - it starts them by itself, unannounced
+    consumer = scene.one_of("consumer")
+    # One that has no decoder at its start ends, and says so: that is no secret to find.
+    while await service_is_ready(consumer.health_url) is not None:  # noqa: ASYNC110 - health is asked for, not told
         await asyncio.sleep(0.1)
+    decoders = children_of(await consumer.process.running())
     os.kill(scene.rng.choice(decoders), signal.SIGKILL)
 
 

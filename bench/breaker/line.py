@@ -135,9 +135,8 @@ class Line:
         for member in self.members:
             self._keeping.append(member.process.start())
         for member in self.members:
-            url = f"http://127.0.0.1:{member.process.service.environ[variable_of('metrics_port')]}/readyz"
-            url = f"{self.url}/readyz" if member.role == "producer" else url
-            await until_ready(member.process, functools.partial(service_is_ready, url), _READY_WITHIN_S)
+            ask = functools.partial(service_is_ready, member.health_url)
+            await until_ready(member.process, ask, _READY_WITHIN_S)
         return self
 
     async def __aexit__(self, *_: object) -> None:

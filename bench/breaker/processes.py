@@ -78,6 +78,13 @@ class Member:
         self.name, self.role = name, role
         self.process, self.proxy, self.clock = process, proxy, clock
 
+    @property
+    def health_url(self) -> str:
+        """Where it says whether it can work."""
+        environ = self.process.service.environ
+        port = environ[variable_of("http_port" if self.role == "producer" else "metrics_port")]
+        return f"http://127.0.0.1:{port}/readyz"
+
     async def send(self, signal_: signal.Signals) -> int:
         """Send a signal once it runs, and return the process id."""
         pid = await self.process.running()
