@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve check format lock clean
+.PHONY: help demo test serve check format chaos lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(VENV)/.dev ## Check format, lint, who imports whom, types and lock file
 format: $(VENV)/.dev ## Format the code and mend what the linter can mend.
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+chaos: $(VENV)/.dev ## Try to make it lose a job (ARGS='--seed 7 --jobs 10000 --faults 300').
+	@$(BIN)/python bench/chaos.py $(ARGS)
 
 # requirements.lock       what `make demo` and `make serve` run with: core and the embedded stack
 # requirements-dev.lock   the same versions and what tests and checks need

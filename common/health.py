@@ -73,6 +73,7 @@ class Readiness:
         asked = self._running.get(name)
         if asked is None or asked.done():
             asked = self._running[name] = asyncio.ensure_future(self._probes[name]())
+            asked.add_done_callback(_take_error)
         await asyncio.wait({asked}, timeout=self._limit_s)
         if not asked.done():
             return f"no answer within {self._limit_s:g} s"
@@ -84,6 +85,12 @@ class Readiness:
         for asked in self._running.values():
             asked.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+
+def _take_error(asked: asyncio.Future[object]) -> None:
+    """Look at the error of a probe that nobody waits for any more: asyncio would log it as forgotten."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _message(error: BaseException) -> str:

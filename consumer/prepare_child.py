@@ -8,6 +8,7 @@ that makes this process fail fails its own job: the parent starts another proces
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
@@ -61,9 +62,10 @@ def main() -> None:
         threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
         _warm_up()
         _send(connection, {"missing": enter_sandbox()})  # ready
-        while _serve_one(connection):
-            # Here, not while a job waits: libav objects that refer to each other are freed only by the collector.
-            gc.collect()
+        with contextlib.suppress(ConnectionError):  # the parent was killed with an answer unread
+            while _serve_one(connection):
+                # Here, not while a job waits: libav objects that refer to each other are freed only by the collector.
+                gc.collect()
 
 
 def _exit_with_parent(connection: socket.socket) -> None:

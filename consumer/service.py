@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from common.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from common.settings import Settings
+    from consumer.engine import Engine
 
 # Results that a writer holds at a time: enough for one transaction to be worth its fsync.
 RESULTS_AT_A_TIME = 64
@@ -36,8 +38,14 @@ RESULTS_AT_A_TIME = 64
 MOST_DECODERS = 4
 
 
-async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Run a consumer until `stop` is set, then drain."""
+async def serve_consumer(
+    settings: Settings, stop: asyncio.Event, load: Callable[[Settings, Watchdog], Engine] | None = None
+) -> None:
+    """Run a consumer until `stop` is set, then drain.
+
+    Args:
+        load: makes the engine, in a thread; `Engine.load` by default.
+    """
     # Here, not above: a writer shall not carry the model's libraries.
     from consumer.engine import Engine, available_cores
     from consumer.prepare import PreparePool
@@ -48,9 +56,9 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
         redis, readiness = await _begin(stack, settings, metrics)
         readiness.add("engine", lambda: _loaded(loaded))
         keys = Keys(settings.queue)
-        epoch = await unless(stop, set_up(redis, keys))
+        setup = await unless(stop, set_up(redis, keys))
         watchdog = stack.enter_context(Watchdog(settings.stall_s))
-        engine = await unless(stop, asyncio.to_thread(Engine.load, settings, watchdog))
+        engine = await unless(stop, asyncio.to_thread(load or Engine.load, settings, watchdog))
         stack.callback(engine.close)
         processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
         pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
@@ -62,7 +70,7 @@ async def serve_consumer(settings: Settings, stop: asyncio.Event) -> None:
             Transcriber(settings, pool, engine, metrics),
             stack.enter_context(LeaseKeeper(settings, Server("Redis"))),
             metrics,
-            restore=epoch.restore,
+            restore=setup.restore,
         )
         await _run(stage, stop, watchdog)
 
@@ -78,7 +86,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.aclose)
         readiness.add("database", database.ping)
         keys = Keys(settings.queue)
-        epoch = await unless(stop, set_up(redis, keys, database))
+        setup = await unless(stop, set_up(redis, keys, database))
         watchdog = stack.enter_context(Watchdog(settings.stall_s))
         writer = Writer(database, settings.results_dir, metrics, watchdog, now_ms=lambda: time.time_ns() // 1_000_000)
         readiness.add("storage", writer.check)
@@ -88,7 +96,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
             writer,
             stack.enter_context(LeaseKeeper(settings, Server("Redis"))),
             metrics,
-            restore=epoch.restore,
+            restore=setup.restore,
         )
         async with asyncio.TaskGroup() as group:
             committing = group.create_task(writer.run())

@@ -72,7 +72,8 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
             log.exception("request_failed", method=request.method, path=request.path)
             problem = _unexpected(request)
         elif problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            log.warning("request_refused", why=problem.code, error=str(exc) or type(exc).__name__)
+            # Not louder: in an outage there are thousands, and the outage itself is told once.
+            log.debug("request_refused", why=problem.code, error=str(exc) or type(exc).__name__)
         return problem_response(problem, request)
 
 
