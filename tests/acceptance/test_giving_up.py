@@ -42,7 +42,7 @@ async def test_a_consumer_whose_model_is_of_no_use_ends_and_another_does_its_job
     recording = write_speech(tmp_path / "a.wav", rounds=1)
     with up(tmp_path / "data", "--audio", str(tmp_path), "--consumers", "0", **QUICK) as stack:
         stack.run("submit", str(recording), "--id", "a")
-        with consumer(stack, tmp_path, program=PROGRAM.format(does=does), STTREAM_STALL_S="1") as useless:
+        with consumer(stack, tmp_path, program=PROGRAM.format(does=does), STTREAM_STALL_S="5") as useless:
             await until(lambda: useless.process.poll() is not None, within_s=LIMIT_S, what="the end of the process")
         with consumer(stack, tmp_path), server_of(stack) as server:
             job = await ended(server, "a", within_s=LIMIT_S)
