@@ -48,6 +48,7 @@ def main() -> None:
         folder=folder,
         may_mount=may_mount,
         keep=arguments.keep,
+        sabotage=arguments.sabotage,
     )
     report = asyncio.run(run(options))
     _tidy_up(report, folder, keep=arguments.keep)
@@ -67,6 +68,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lease-ms", type=int, default=2000, help="lease of the services (default: 2000)")
     parser.add_argument("--folder", type=Path, help="where to put the run's folder (default: the system's)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a good run, too")
+    # The counter-check: a run that must fail.
+    parser.add_argument("--sabotage", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser.parse_args()
 

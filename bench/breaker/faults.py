@@ -145,7 +145,7 @@ async def _kill_connections(scene: Scene) -> None:
 
 
 async def _stall_database(scene: Scene) -> None:
-    """Hold the write lock, some times for longer than a writer waits for it."""
+    """Hold the write lock, sometimes for longer than a writer waits for it."""
     await asyncio.to_thread(_hold_write_lock, scene.line.layout.database, scene.seconds(1, 8))
 
 
@@ -241,7 +241,7 @@ class Trouble:
         try:
             async with asyncio.timeout(_LONGEST_S):
                 await fault.inject(scene)
-        except Exception:  # noqa: BLE001 - it met another fault (the server is away): it did not happen
-            self.left_out[fault.name] += 1
+        except Exception as exc:  # noqa: BLE001 - it met another fault (the server is away), or cannot be done here
+            self.left_out[f"{fault.name} ({str(exc)[:80] or type(exc).__name__})"] += 1
         else:
             self.done[fault.name] += 1

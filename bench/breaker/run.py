@@ -22,6 +22,7 @@ from bench.breaker.load import Load
 from bench.breaker.processes import ROOT, left_behind
 from bench.breaker.recordings import Recording, Recordings, make_recordings
 from bench.breaker.report import Report
+from bench.breaker.sabotage import sabotage
 from bench.breaker.standin import read_melody
 from bench.breaker.watch import Watch
 from common.connection import server_is_away
@@ -64,6 +65,8 @@ class Options:
     may_mount: bool
     keep: bool
     """Whether to keep the results of a good run, too."""
+    sabotage: bool
+    """Whether to do harm at the end that the verdict must name."""
 
     @property
     def load_s(self) -> float:
@@ -120,6 +123,8 @@ class _Works:
                 group.create_task(self.trouble.run(self.options.load_s))
             self.line.calm()
             self.ledger.complaints += await self._settle() or await self._last_jobs(recordings)
+            if self.options.sabotage:
+                await sabotage(self.line, self.ledger, recordings)
         finally:
             for task in beside:
                 task.cancel()

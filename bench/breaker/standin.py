@@ -60,14 +60,8 @@ class MelodyReader:
         return self._segments(audio, orders), SimpleNamespace(language="en", language_probability=1.0)
 
     def _segments(self, audio: NDArray[np.float32], orders: Orders) -> Iterator[Segment]:
-        if orders is Orders.DIE:
-            os._exit(POISONED)
-        if orders is Orders.HANG:
-            time.sleep(HANG_S)
-        if self._rng.random() < _SLOW:
-            time.sleep(1 + 2 * self._rng.random())
-        if self._rng.random() < (_OFTEN if orders is Orders.STUMBLE else _SOMETIMES):
-            raise RuntimeError("the stand-in stumbles")
+        if np.abs(audio).max(initial=0) > _LOUD:  # on silence a model that is well never fails
+            self._follow(orders)
         yield Segment(
             id=0,
             seek=0,
@@ -81,6 +75,17 @@ class MelodyReader:
             words=None,
             temperature=0.0,
         )
+
+    def _follow(self, orders: Orders) -> None:
+        """Do what was ordered, and now and then what nobody ordered."""
+        if orders is Orders.DIE:
+            os._exit(POISONED)
+        if orders is Orders.HANG:
+            time.sleep(HANG_S)
+        if self._rng.random() < _SLOW:
+            time.sleep(1 + 2 * self._rng.random())
+        if self._rng.random() < (_OFTEN if orders is Orders.STUMBLE else _SOMETIMES):
+            raise RuntimeError("the stand-in stumbles")
 
 
 def read_melody(audio: NDArray[np.float32]) -> str:
