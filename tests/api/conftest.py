@@ -122,7 +122,7 @@ async def _start(stack: AsyncExitStack, settings: Settings, changes: dict[str, A
     tailing = asyncio.create_task(tail.run())
     stack.push_async_callback(_cancel, tailing)
     client = await stack.enter_async_context(TestClient(TestServer(make_app(parts))))
-    return Api(client, parts, Line(queue, database))
+    return Api(client, parts, Line(queue, database, settings))
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from common.database import Database, TerminalRecord
-from common.keys import TRANSCRIBERS, WRITERS
+from common.entries import Entry, Settled, Task
+from common.keys import TRANSCRIBERS
+from common.outcomes import Bury, Publish, Verdict
 from common.queue import JobQueue
 from common.records import Failure, Job, State
-from common.scripts import call
+from common.settings import Settings
+from common.streams import JobStreams, ResultStream
 from common.transcript import Segment, Timings, Transcript
 
 CONSUMER = "host-1-abcd"
@@ -29,13 +34,16 @@ def transcript_of(job: Job, text: str = "No more, said Ivan.") -> Transcript:
 
 
 class Line:
-    """Moves jobs on, state by state, through the functions that the services call."""
+    """Moves jobs on, state by state, through the streams that the services work on."""
 
-    def __init__(self, queue: JobQueue, database: Database) -> None:
+    def __init__(self, queue: JobQueue, database: Database, settings: Settings) -> None:
         self.queue = queue
         self.redis = queue.redis
         self.keys = queue.keys
         self.database = database
+        self.jobs = JobStreams(queue.redis, queue.keys, settings, CONSUMER)
+        self.results = ResultStream(queue.redis, queue.keys, settings, WRITER)
+        self._started: dict[str, Task] = {}
 
     async def job(self, job_id: str) -> Job:
         job = await self.queue.job(job_id)
@@ -43,30 +51,17 @@ class Line:
         return job
 
     async def start(self, job_id: str) -> None:
-        """Deliver the job's entry to a consumer, which begins an attempt."""
+        """Deliver the job's entry to a consumer, whatever waits before it, and begin an attempt."""
         job = await self.job(job_id)
-        keys, lane = self.keys, self.keys.lane(job.spec.priority)
-        await self.redis.execute_command(
-            "XCLAIM", lane, TRANSCRIBERS, CONSUMER, 0, job.entry_id, "RETRYCOUNT", 1, "FORCE"
-        )
-        started = await call(
-            self.redis,
-            "start",
-            [lane, keys.job(job_id), keys.events, keys.results],
-            [TRANSCRIBERS, CONSUMER, job.entry_id, 1, job_id, ""],
-        )
-        assert started[0] == 1
+        assert job.entry_id is not None
+        lane = self.keys.lane(job.spec.priority)
+        claim = ("XCLAIM", lane, TRANSCRIBERS, CONSUMER, 0, job.entry_id, "RETRYCOUNT", 1, "FORCE")
+        await self.redis.execute_command(*claim)
+        fields = {"id": job_id, "source": job.spec.source}
+        [self._started[job_id]] = await self.jobs.begin([Entry(lane, job.entry_id, 1, fields)])
 
     async def renew(self, job_id: str, progress: float) -> int:
-        job = await self.job(job_id)
-        return int(
-            await call(
-                self.redis,
-                "renew",
-                [self.keys.lane(job.spec.priority), self.keys.job(job_id), self.keys.events],
-                [TRANSCRIBERS, CONSUMER, job.entry_id, 1, job_id, progress],
-            )
-        )
+        return int(await self.redis.execute_command(*self.jobs.renewal(self._started[job_id], str(progress))))
 
     async def transcribe(self, job_id: str) -> None:
         await self.start(job_id)
@@ -74,24 +69,15 @@ class Line:
 
     async def finish(self, job_id: str) -> None:
         """Publish the transcript of a job that was started."""
-        job = await self.job(job_id)
-        body = transcript_of(job).to_json().decode()
-        await self._settle("complete", job, [], [body, 2.5])
+        body = transcript_of(await self.job(job_id)).to_json().decode()
+        await self._settle(job_id, Publish(body, 2.5))
 
     async def fail(self, job_id: str) -> None:
         await self.start(job_id)
-        job = await self.job(job_id)
-        await self._settle("bury", job, [self.keys.dead], [UNREADABLE.model_dump_json(), UNREADABLE.type])
+        await self._settle(job_id, Bury(UNREADABLE, UNREADABLE.type))
 
-    async def _settle(self, name: str, job: Job, more_keys: list[str], more: list[str | float]) -> None:
-        keys = self.keys
-        settled = await call(
-            self.redis,
-            name,
-            [keys.lane(job.spec.priority), keys.job(job.id), keys.events, keys.results, *more_keys],
-            [TRANSCRIBERS, CONSUMER, job.entry_id, 1, job.id, *more],
-        )
-        assert settled == 1
+    async def _settle(self, job_id: str, verdict: Verdict) -> None:
+        assert await self.jobs.settle([(self._started.pop(job_id), verdict)]) == [Settled.DONE]
 
     async def complete(self, job_id: str) -> None:
         await self.transcribe(job_id)
@@ -99,20 +85,12 @@ class Line:
 
     async def store_all(self) -> None:
         """Be the writer: store every outcome that waits, records first, as one transaction."""
-        reply = await self.redis.xreadgroup(WRITERS, WRITER, {self.keys.results: ">"}, count=1000)
-        entries = reply[0][1] if reply else []
+        tasks = await self.results.begin(await self.results.read(1000, 1))
         now_ms = await self.queue.now_ms()
-        await self.database.store([await self._record(fields, now_ms) for _, fields in entries])
-        for entry_id, fields in entries:
-            job_id = fields["id"]
-            await call(
-                self.redis,
-                "store",
-                [self.keys.results, self.keys.job(job_id), self.keys.events],
-                [WRITERS, WRITER, entry_id, 1, job_id, fields["run"], fields["outcome"], 3600],
-            )
+        await self.database.store([await self._record(task.entry.fields, now_ms) for task in tasks])
+        await self.results.settle([(task, Publish("", 0.0)) for task in tasks])
 
-    async def _record(self, fields: dict[str, str], now_ms: int) -> TerminalRecord:
+    async def _record(self, fields: Mapping[str, str], now_ms: int) -> TerminalRecord:
         job = (await self.job(fields["id"])).model_copy(update={"state": State(fields["outcome"])})
         transcript = Transcript.model_validate_json(fields["body"]) if job.state is State.COMPLETED else None
         return TerminalRecord(job, transcript, now_ms)
