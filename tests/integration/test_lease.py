@@ -71,14 +71,14 @@ async def test_one_round_trip_asks_for_all_jobs_whether_they_are_cancelled(
 
 
 async def test_a_cancelled_job_is_renewed_until_it_is_settled(
-    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, keeper: LeaseKeeper
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, keeper: LeaseKeeper, redis: Redis
 ) -> None:
     """Its work may take a while to stop; nobody else must begin it meanwhile."""
     task = await running(queue, consumer)
     lease = held(keeper, consumer, task)
     await queue.cancel("a")
     await asyncio.to_thread(keeper.look_for_cancellations)
-    await make_idle(queue.redis, TRANSCRIBERS, "host-1-aaa", task.entry)
+    await make_idle(redis, TRANSCRIBERS, "host-1-aaa", task.entry)
 
     await asyncio.to_thread(keeper.renew_all)
     assert lease.ended is Ended.CANCELLED

@@ -14,7 +14,8 @@ from common.metrics import WriterMetrics
 from common.outage import Server
 from common.outcomes import Publish
 from common.records import JobSpec
-from common.setup import Epoch
+from common.settings import load_settings
+from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import ResultStream
 from common.watchdog import Watchdog
@@ -26,10 +27,12 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture
-async def writer(database, tmp_path, redis, keys, settings):
-    """A writer at work, as the service wires it."""
+async def writer(database, tmp_path, client_of, keys, server):
+    """A writer at work, as the service wires it, with the rights of its user."""
+    settings = load_settings({"STTREAM_REDIS_URL": server.url_of("writer")})
+    redis = await client_of("writer")
     writer = Writer(database, tmp_path / "results", WriterMetrics(), Watchdog(60), now_ms=lambda: 1)
-    stop, epoch = asyncio.Event(), await Epoch.begin(redis, keys)
+    stop, setup = asyncio.Event(), await set_up(redis, keys)
     with LeaseKeeper(settings, Server("Redis")) as keeper:
         stage = Stage(
             StageSettings("results", 64, settings.lease_ms, 5.0),
@@ -37,7 +40,7 @@ async def writer(database, tmp_path, redis, keys, settings):
             writer,
             keeper,
             WriterMetrics(),
-            restore=epoch.restore,
+            restore=setup.restore,
         )
         committing, running = asyncio.create_task(writer.run()), asyncio.create_task(stage.run(stop))
         yield writer
