@@ -132,8 +132,7 @@ class LeaseKeeper:
     def __init__(self, settings: Settings, server: Server, *, clock: Clock = time.monotonic) -> None:
         self.server = server
         self.clock = clock
-        self.rescue_from_s = math.inf
-        """Until then other consumers may not have renewed since the last silence: their entries only look abandoned."""
+        self._rescue_from_s = math.inf
         self._heard_s = -math.inf
         self._renew_s = settings.renew_ms / 1000
         self._lease_s = settings.lease_ms / 1000
@@ -153,12 +152,21 @@ class LeaseKeeper:
         self._thread.join()
         self._redis.close()
 
-    def heard(self) -> None:
-        """Note that the server has answered: whoever speaks to it, and asks to rescue, says so here."""
+    @property
+    def others_have_renewed(self) -> bool:
+        """Whether all who live had time to renew since the last silence, so that what looks abandoned is."""
         now = self.clock()
-        if now - self._heard_s > _SILENCE * self._lease_s:
-            self.rescue_from_s = now + _QUIET * self._lease_s
+        return not self._silent(now) and now >= self._rescue_from_s
+
+    def heard(self) -> None:
+        """Note that the server has done as it was told: whoever speaks to it, and asks to rescue, says so here."""
+        now = self.clock()
+        if self._silent(now):
+            self._rescue_from_s = now + _QUIET * self._lease_s
         self._heard_s = now
+
+    def _silent(self, now: float) -> bool:
+        return now - self._heard_s > _SILENCE * self._lease_s
 
     def hold(self, lease: Lease) -> None:
         """Begin to renew a lease."""
@@ -231,7 +239,9 @@ class LeaseKeeper:
         for command in commands:
             pipeline.execute_command(*command)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
-        self.heard()
+        # One that loads its data, or has lost its disk or its replicas, answers at once and renews nothing.
+        if not any(isinstance(reply, Exception) and blames_the_server(reply) for reply in replies):
+            self.heard()
         return replies
 
     def _end(self, lease: Lease, why: Ended) -> None:
