@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,7 @@ async def test_a_server_that_refuses_renewals_is_not_heard(
 ) -> None:
     """Others could not renew either: when it takes writes again, whoever comes first must not take their entries."""
     now_s = 1e6
-    keeper.clock = lambda: now_s
+    keeper.idle_clock = lambda: now_s
     lease_s = keeper._lease_s
     held(keeper, consumer, await running(queue, consumer))
     await redis.config_set("min-replicas-to-write", 1)
@@ -139,3 +140,11 @@ async def test_a_server_that_refuses_renewals_is_not_heard(
         now_s += lease_s / 10
         keeper.heard()
     assert keeper.others_have_renewed
+
+
+def test_idle_time_goes_on_while_the_machine_sleeps(keeper: LeaseKeeper) -> None:
+    """A laptop that wakes up finds all entries idle for hours: to take them for abandoned costs each job an attempt."""
+    if sys.platform != "linux":
+        pytest.skip("the clock that counts sleep is Linux's")
+    before_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before_s <= keeper.idle_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

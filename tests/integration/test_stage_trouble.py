@@ -260,7 +260,7 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
     lease_s = figures.lease_ms / 1000
     with LeaseKeeper(figures, Server("Redis")) as keeper:
         now_s = 1e6
-        keeper.clock = lambda: now_s
+        keeper.idle_clock = lambda: now_s
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
         stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=setup.restore)
