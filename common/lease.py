@@ -7,6 +7,7 @@ hangs must lose its job. With each renewal go the job's progress and the parts o
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,11 @@ _PARTS_AT_ONCE = 100
 TIME_LIMIT_GRACE_S = 5.0
 
 _RENEWED, _LOST, _RETIRED, _CANCEL = 1, 0, -1, -2
+
+
+def _awake_or_asleep() -> float:
+    """Return seconds that go on while the machine sleeps, as idle times do; `time.monotonic` stands still on Linux."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 class Ended(StrEnum):
@@ -132,8 +138,9 @@ class LeaseKeeper:
     def __init__(self, settings: Settings, server: Server, *, clock: Clock = time.monotonic) -> None:
         self.server = server
         self.clock = clock
-        self.rescue_from_s = math.inf
-        """Until then other consumers may not have renewed since the last silence: their entries only look abandoned."""
+        self.idle_clock: Clock = _awake_or_asleep
+        """Seconds as the server counts them that an entry is idle."""
+        self._rescue_from_s = math.inf
         self._heard_s = -math.inf
         self._renew_s = settings.renew_ms / 1000
         self._lease_s = settings.lease_ms / 1000
@@ -153,12 +160,21 @@ class LeaseKeeper:
         self._thread.join()
         self._redis.close()
 
+    @property
+    def others_have_renewed(self) -> bool:
+        """Whether all who live had time to renew since the last silence, so that what looks abandoned is."""
+        now = self.idle_clock()
+        return not self._silent(now) and now >= self._rescue_from_s
+
     def heard(self) -> None:
-        """Note that the server has answered: whoever speaks to it, and asks to rescue, says so here."""
-        now = self.clock()
-        if now - self._heard_s > _SILENCE * self._lease_s:
-            self.rescue_from_s = now + _QUIET * self._lease_s
+        """Note that the server has done as it was told: whoever speaks to it, and asks to rescue, says so here."""
+        now = self.idle_clock()
+        if self._silent(now):
+            self._rescue_from_s = now + _QUIET * self._lease_s
         self._heard_s = now
+
+    def _silent(self, now: float) -> bool:
+        return now - self._heard_s > _SILENCE * self._lease_s
 
     def hold(self, lease: Lease) -> None:
         """Begin to renew a lease."""
@@ -231,7 +247,9 @@ class LeaseKeeper:
         for command in commands:
             pipeline.execute_command(*command)
         replies: list[Any] = pipeline.execute(raise_on_error=False)
-        self.heard()
+        # One that loads its data, or has lost its disk or its replicas, answers at once and renews nothing.
+        if not any(isinstance(reply, Exception) and blames_the_server(reply) for reply in replies):
+            self.heard()
         return replies
 
     def _end(self, lease: Lease, why: Ended) -> None:

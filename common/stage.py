@@ -157,7 +157,7 @@ class Stage:
 
     async def _rescue(self) -> list[Entry]:
         """Take over abandoned entries, but not while live ones may look abandoned: idle time counts an outage too."""
-        if self._clock() < self._keeper.rescue_from_s:
+        if not self._keeper.others_have_renewed:
             return []
         return await self._streams.rescue(self._free, round(_ABANDONED_AT * self.settings.lease_ms))
 

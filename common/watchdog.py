@@ -92,7 +92,7 @@ class Watchdog:
             # The whole process stood still (SIGSTOP, a frozen machine): that is no fault of its steps.
             self._awake_since_s = now_s
         self._looked_s = now_s
-        for what, last_sign_s in list(self._steps.values()):
+        for what, last_sign_s in self._steps.copy().values():  # one step: threads come and go
             silent_s = now_s - max(last_sign_s, self._awake_since_s)
             if silent_s > self._limit_s:
                 expected = f"expected one in {self._limit_s:g} s (STTREAM_STALL_S)"
@@ -102,7 +102,8 @@ class Watchdog:
         """End the process at once: it is in doubt, and what it holds is safer elsewhere."""
         end = threading.Timer(_LAST_WORDS_S, self._end, (_FAILED,))
         end.daemon = True
-        end.start()
+        with contextlib.suppress(RuntimeError):  # no more threads can be had: that may be what is wrong
+            end.start()
         log.error("process_given_up", why=why, next="the process ends; its work is taken over when its leases lapse")
         with contextlib.suppress(OSError):
             sys.stdout.flush()

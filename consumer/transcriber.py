@@ -6,12 +6,14 @@ fetch → prepare (decode, find speech) → chunks → engine → transcript
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import JobError
+from common.outage import Outage
 from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # How far a job is when its audio is ready; the rest is the engine's.
 _PREPARED = 0.05
+# Failures that may pass and most likely are the host's: no scratch space, no process, a share that is not mounted.
+_OF_THE_HOST = frozenset({"internal_error", "source_unreadable"})
 
 
 class Transcriber:
@@ -53,11 +57,17 @@ class Transcriber:
         self._preparing = 0
         self._chunks_left = 0
         self._changed = asyncio.Condition()
+        self._trouble = Outage("preparing of recordings")
+        self._tried_again_s = -math.inf
 
     async def hungry(self) -> None:
-        """Return when the engine will soon run out of work: what waits for it is less than it does at a time."""
+        """Return when the engine will soon run out of work: what waits for it is less than it does at a time.
+
+        In trouble only when it is time for another try: a host that fails each job at once would take those of all.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting < self._engine.at_a_time)
+        await asyncio.sleep(self._tried_again_s - self._clock())
 
     @property
     def _waiting(self) -> int:
@@ -113,8 +123,13 @@ class Transcriber:
                 fetched = self._clock()
                 limit_s = work.task.timeout_s or settings.timeout_s
                 prepared = await self._pool.prepare(source.fd, vad=job.spec.options.vad, timeout_s=limit_s)
+        except JobError as exc:
+            if exc.retryable and exc.type in _OF_THE_HOST:
+                self._tried_again_s = self._clock() + self._trouble.failed(exc)
+            raise
         finally:
             self._preparing -= 1
+        self._trouble.over()
         with prepared:
             yield prepared, fetched - at, self._clock() - fetched
 

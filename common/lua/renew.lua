@@ -4,6 +4,7 @@
 --       7 time to live of the parts in s  8… part, body, …
 -- Returns 1 renewed | 0 lost to another consumer | -1 retired already | -2 renewed, but the job shall be cancelled
 -- XCLAIM with JUSTID keeps the delivery count, and after the fence it cannot take an entry from another consumer.
+-- A hash that somebody deleted is not made again: `start` would take its entry for a stray, and the job would be lost.
 -- The parts live while their job is under way; the time to live is for jobs that somebody deletes by hand.
 -- Cost O(log P + parts), P = pending entries of the group. Server 7.0 or later.
 local function renew(keys, argv)
@@ -14,7 +15,7 @@ local function renew(keys, argv)
 
   redis.call('XCLAIM', stream, group, consumer, 0, entry_id, 'IDLE', 0, 'JUSTID')
   if not job then return 1 end
-  if progress ~= '' then
+  if progress ~= '' and redis.call('EXISTS', job) == 1 then
     redis.call('HSET', job, 'progress', progress)
     emit(events, id, 'progress', progress)
   end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ResponseError
 
 from common.keys import TRANSCRIBERS
 from common.lease import Ended, Lease, LeaseKeeper
@@ -71,7 +73,7 @@ async def test_one_round_trip_asks_for_all_jobs_whether_they_are_cancelled(
 
 
 async def test_a_cancelled_job_is_renewed_until_it_is_settled(
-    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, keeper: LeaseKeeper, redis: Redis
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, keeper: LeaseKeeper
 ) -> None:
     """Its work may take a while to stop; nobody else must begin it meanwhile."""
     task = await running(queue, consumer)
@@ -112,3 +114,37 @@ async def test_a_lost_lease_is_let_go_and_the_others_are_renewed(
     await asyncio.to_thread(keeper.renew_all)
     assert (lost.ended, kept.ended) == (Ended.LOST, None)
     assert await redis.keys(queue.keys.parts("*")) == [queue.keys.parts("b")]
+
+
+async def test_a_server_that_refuses_renewals_is_not_heard(
+    queue: JobQueue, consumer: JobStreams, redis: Redis, keeper: LeaseKeeper
+) -> None:
+    """Others could not renew either: when it takes writes again, whoever comes first must not take their entries."""
+    now_s = 1e6
+    keeper.idle_clock = lambda: now_s
+    lease_s = keeper._lease_s
+    held(keeper, consumer, await running(queue, consumer))
+    await redis.config_set("min-replicas-to-write", 1)
+    try:
+        for _ in range(10):
+            now_s += lease_s / 10
+            with pytest.raises(ResponseError, match="NOREPLICAS"):
+                await asyncio.to_thread(keeper.renew_all)
+    finally:
+        await redis.config_set("min-replicas-to-write", 0)
+    refused = keeper.others_have_renewed
+    await asyncio.to_thread(keeper.renew_all)
+
+    assert (refused, keeper.others_have_renewed) == (False, False)
+    for _ in range(6):
+        now_s += lease_s / 10
+        keeper.heard()
+    assert keeper.others_have_renewed
+
+
+def test_idle_time_goes_on_while_the_machine_sleeps(keeper: LeaseKeeper) -> None:
+    """A laptop that wakes up finds all entries idle for hours: to take them for abandoned costs each job an attempt."""
+    if sys.platform != "linux":
+        pytest.skip("the clock that counts sleep is Linux's")
+    before_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before_s <= keeper.idle_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -125,3 +125,14 @@ async def test_a_full_server_can_be_drained_from(queue: JobQueue, consumer: JobS
 
     async with full_memory(redis):
         assert await settle(consumer, task, Release()) is Settled.DONE
+
+
+async def test_a_released_job_whose_hash_was_deleted_is_still_run(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """Left of the hash, an attempt less would make the entry a stray: accepted, and never heard of again."""
+    task = await running(queue, consumer)
+    await redis.delete(queue.keys.job("a"))
+
+    assert await settle(consumer, task, Release()) is Settled.DONE
+    assert (await begun(rescuer, await rescued(rescuer))).id == "a"

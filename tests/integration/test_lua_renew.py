@@ -140,3 +140,14 @@ async def test_a_full_server_still_renews(queue: JobQueue, consumer: JobStreams,
     async with full_memory(redis):
         assert await renew(redis, consumer, task, "0.5", PARTS) == RENEWED
     assert await redis.hgetall(queue.keys.parts("a")) == PARTS
+
+
+async def test_a_job_whose_hash_was_deleted_is_still_run_by_who_rescues_it(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """Left of the hash, a progress alone would make the entry a stray: accepted, and never heard of again."""
+    task = await running(queue, consumer)
+    await redis.delete(queue.keys.job("a"))
+
+    assert await renew(redis, consumer, task, "0.250") == RENEWED
+    assert (await begun(rescuer, await rescued(rescuer))).id == "a"

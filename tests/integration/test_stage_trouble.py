@@ -260,7 +260,7 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
     lease_s = figures.lease_ms / 1000
     with LeaseKeeper(figures, Server("Redis")) as keeper:
         now_s = 1e6
-        keeper.clock = lambda: now_s
+        keeper.idle_clock = lambda: now_s
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
         stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=setup.restore)
@@ -268,6 +268,7 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
         keeper.heard()
         at_once = await stage._rescue()
         now_s += lease_s
+        in_a_silence = await stage._rescue()
         keeper.heard()
         after_a_silence = await stage._rescue()
         for _ in range(6):
@@ -275,7 +276,7 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
             keeper.heard()
         later = await stage._rescue()
 
-    assert (unheard, at_once, after_a_silence) == ([], [], [])
+    assert (unheard, at_once, in_a_silence, after_a_silence) == ([], [], [], [])
     assert [entry.fields["id"] for entry in later] == ["a"]
 
 

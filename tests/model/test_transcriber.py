@@ -126,3 +126,18 @@ async def test_a_long_recording_is_enough(transcriber, tmp_path):
 
     handling.cancel()
     await asyncio.wait({handling})
+
+
+async def test_a_host_that_can_prepare_nothing_soon_takes_no_jobs(transcriber, tmp_path):
+    """With a full disk it fails jobs faster than others do them: it would spend the attempts of the whole queue."""
+    transcriber._pool._scratch_dir = tmp_path / "gone"
+    for _ in range(8):
+        with pytest.raises(JobError, match="no scratch file"):
+            await transcriber.handle(work(EXAMPLES / "austen-1-leisure.mp3"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(transcriber.hungry(), 0.05)
+
+    transcriber._pool._scratch_dir = None
+    await asyncio.wait_for(transcriber.hungry(), 30)
+    assert isinstance(await transcriber.handle(work(EXAMPLES / "austen-1-leisure.mp3")), Completed)
+    assert transcriber._trouble.failures == 0

@@ -116,6 +116,18 @@ def test_a_log_that_hangs_does_not_keep_the_process_alive(world, monkeypatch):
     talking.join(30)
 
 
+def test_a_process_that_can_start_no_thread_is_ended_too(world, monkeypatch):
+    """A limit of processes that is reached makes a process useless, and must not make it immortal."""
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    world.watchdog.give_up("no thread can be started")
+
+    assert world.ended == [1]
+
+
 async def test_an_event_loop_that_hangs_ends_the_process():
     """It settles nothing any more, while the thread of the leases keeps its jobs."""
     ended = threading.Event()
