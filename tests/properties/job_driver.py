@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from redis.exceptions import OutOfMemoryError
 
 from common.dead import DeadLetters
-from common.keys import Keys
+from common.keys import TRANSCRIBERS, WRITERS, Keys
 from common.outcomes import Cancel, Delay, Release
 from common.queue import JobQueue
 from common.records import JobSpec
@@ -219,8 +219,8 @@ class JobDriver(RuleBasedStateMachine):
         self.model.due[job_id] = True
         self._expect(None, None)
 
-    async def _make_anew(self, stream: str, group: str) -> None:
-        await self.redis.xgroup_destroy(stream, group)
+    async def _make_anew(self, stream: str) -> None:
+        await self.redis.xgroup_destroy(stream, WRITERS if stream == self.keys.results else TRANSCRIBERS)
         await set_up(self.redis, self.keys)
 
     def _fill(self, *, full: bool) -> None:

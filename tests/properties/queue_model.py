@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from common.keys import Keys
     from tests.properties.job_server import Seen
 
+ON_A_LANE = (State.QUEUED, State.RUNNING)
 # Fields of a job's hash; what else it holds, nothing here depends on.
 MODELLED = frozenset(
     {"spec", "run", "state", "attempts", "entry_id", "dead_id", "cancel_requested", "worker", "progress"}
@@ -147,6 +148,10 @@ class QueueModel:
 
     def under_way(self) -> int:
         return len(self.due) + sum(len(self.streams[lane].entries) for lane in self.keys.lanes)
+
+    def waiting(self) -> dict[str, str]:
+        """The entry of each job that is on its lane, held or not."""
+        return {job_id: job.entry_id for job_id, job in self.jobs.items() if job.entry_id and job.state in ON_A_LANE}
 
     def submit(self, job_id: str, spec: JobSpec, run: int, most: int, *, delayed: bool) -> Submitted:
         if job_id in self.jobs:

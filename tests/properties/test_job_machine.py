@@ -16,7 +16,6 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from redis.exceptions import ResponseError
 
 from common.connection import connect, library_is_missing
-from common.keys import TRANSCRIBERS, WRITERS
 from common.records import State
 from common.scripts import load_library
 from common.settings import load_settings
@@ -76,20 +75,16 @@ class JobMachine(JobDriver):
         fields = {"id": job_id if bad is None else bad, "source": SPECS[job_id].source}
         self._add(self.keys.lane(lane), fields | ({"batch": batch} if batch else {}), "*")
 
+    @precondition(lambda self: self.model.waiting())
     @rule(lane=lanes, pick=picks)
     def add_with_the_same_entry_id(self, lane: Any, pick: int) -> None:
         """Ids are unique in one stream only: two lanes may give the same in the same millisecond."""
         stream = self.keys.lane(lane)
-        waiting = [job_id for job_id, job in self.model.jobs.items() if job.state in (State.QUEUED, State.RUNNING)]
-        waiting = [
-            job_id
-            for job_id in waiting
-            if as_number(self.model.jobs[job_id].entry_id or "") > as_number(self.model.seen.last_ids[stream])
-        ]
-        if waiting:
-            job_id = waiting[-1 - pick % len(waiting)]
-            fields = {"id": job_id, "source": SPECS[job_id].source}
-            self._add(stream, fields, self.model.jobs[job_id].entry_id or "")
+        last = as_number(self.model.seen.last_ids[stream])
+        newer = [(job_id, at) for job_id, at in self.model.waiting().items() if as_number(at) > last]
+        if newer:
+            job_id, entry_id = newer[-1 - pick % len(newer)]
+            self._add(stream, {"id": job_id, "source": SPECS[job_id].source}, entry_id)
 
     @precondition(lambda self: self.model.jobs)
     @rule(job_id=jobs, n=times)
@@ -229,14 +224,13 @@ class JobMachine(JobDriver):
         self.model.expire(job_id)
         self._expect(None, None)
 
-    @precondition(lambda self: not self.full)
-    @rule(stream=st.sampled_from(["normal", "high", "low", "results"]))
-    def lose_a_group(self, stream: Any) -> None:
+    @precondition(lambda self: not self.full and any(stream.pending for stream in self.model.streams.values()))
+    @rule(pick=picks)
+    def lose_a_group(self, pick: int) -> None:
         """Somebody destroys it; the next process that looks makes it again, at the first entry."""
-        name, group = self.keys.results, WRITERS
-        if stream != "results":
-            name, group = self.keys.lane(stream), TRANSCRIBERS
-        self._ask(self._make_anew(name, group))
+        pending = [name for name, stream in self.model.streams.items() if stream.pending]
+        name = pending[pick % len(pending)]
+        self._ask(self._make_anew(name))
         self.model.streams[name].lose_group()
         self._expect(None, None)
 
