@@ -53,7 +53,7 @@ class Job:
             "spec": self.spec.to_json(),
             "run": str(self.run),
             "state": self.state.value,
-            "attempts": str(self.attempts) if self.attempts else None,
+            "attempts": str(self.attempts),
             "entry_id": self.entry_id,
             "dead_id": self.dead_id,
             "cancel_requested": "1" if self.cancel_requested else None,
@@ -251,13 +251,12 @@ class QueueModel:
             assert seen.pending[name] == stream.pending, f"pending entries of {name}"
             assert seen.added[name] == stream.added, f"entries that {name} has had"
         assert seen.delayed == self.due.keys()
-        found = {dead_id: (fields["id"], fields.get("stream")) for dead_id, fields in seen.letters.items()}
-        assert found == {dead_id: (letter.job_id, letter.stream) for dead_id, letter in self.letters.items()}
+        letters = {dead_id: (fields["id"], fields.get("stream")) for dead_id, fields in seen.letters.items()}
+        assert letters == {dead_id: (letter.job_id, letter.stream) for dead_id, letter in self.letters.items()}
         assert seen.hashes.keys() == self.jobs.keys()
         for job_id, job in self.jobs.items():
             told = {name: text for name, text in seen.hashes[job_id].items() if name in MODELLED}
-            if told.get("attempts") == "0":  # after a revival; absent before the first
-                del told["attempts"]
+            told.setdefault("attempts", "0")
             assert told == job.fields(), f"the hash of {job_id}"
         assert seen.parts == {job_id: job.parts for job_id, job in self.jobs.items() if job.parts}
         assert seen.expiring == {job_id for job_id, job in self.jobs.items() if job.expires}
