@@ -31,7 +31,7 @@ local function start(keys, argv)
     return { 3 }
   end
   local delivery = table.concat({ entry_id, deliveries, consumer }, '/')
-  if redis.call('HGET', job, 'delivery') ~= delivery then
+  if state == 'queued' or redis.call('HGET', job, 'delivery') ~= delivery then
     redis.call('HINCRBY', job, 'attempts', 1)
     move(
       job, events, batch, id, 'running', 'started_ms', now, 'worker', consumer, 'delivery', delivery, 'progress', 0

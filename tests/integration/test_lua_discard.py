@@ -17,10 +17,12 @@ from tests.integration.seeds import (
     add_by_hand,
     begun,
     cancelled,
+    failed,
     full_memory,
     read_one,
     result,
     settle,
+    store_one,
     transcribed,
 )
 from tests.integration.state import ENTRY_ID, changes, whole_state
@@ -125,4 +127,23 @@ async def test_the_letter_of_an_unstorable_outcome_is_its_jobs(
 
     assert await letters.drop(letter, 60)
     assert 0 < await redis.ttl(queue.keys.job("a")) <= 60
+    assert await redis.xlen(queue.keys.dead) == 0
+
+
+async def test_a_job_keeps_its_first_dead_letter(
+    queue: JobQueue, consumer: JobStreams, writer: ResultStream, redis: Redis
+) -> None:
+    """The letter of its failure needs the hash to be revived: that of an unstorable outcome must not take its place."""
+    await failed(queue, consumer)
+    letters = DeadLetters(queue)
+    of_failure = await letters.find("a")
+    assert of_failure is not None
+    await settle(writer, await begun(writer, await read_one(writer)), Bury(FAILURE, "result_unstorable"))
+    assert await letters.find("a") == of_failure
+
+    [of_outcome, _], _ = await letters.page("", 2)
+    assert await letters.revive(of_outcome)
+    await store_one(writer)
+    assert await redis.ttl(queue.keys.job("a")) == -1
+    assert await letters.revive(of_failure)
     assert await redis.xlen(queue.keys.dead) == 0

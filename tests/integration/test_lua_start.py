@@ -251,6 +251,20 @@ async def test_an_entry_of_a_group_that_was_made_anew_is_a_new_delivery(
     assert again.attempts == (1 if handed_back else 2)
 
 
+async def test_a_job_that_was_handed_back_starts_even_if_its_delivery_looks_like_the_one_before(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """Delivery counts begin anew with the group: the same consumer gets its first delivery once more."""
+    task = await running(queue, consumer)
+    await settle(consumer, task, Release())
+    await redis.xgroup_destroy(task.entry.stream, TRANSCRIBERS)
+    await set_up(redis, queue.keys)
+
+    again = await begun(consumer, await read_one(consumer))
+    assert again.job is not None
+    assert (again.job.state, again.attempts) == (State.RUNNING, 1)
+
+
 @pytest.mark.parametrize("batch_id", [None, "b"])
 async def test_a_rescued_job_that_shall_be_cancelled_ends_without_running(
     queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis, batch_id: str | None

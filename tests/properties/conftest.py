@@ -13,7 +13,7 @@ from tests.integration.servers import KINDS, Server, Servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-settings.register_profile("long", max_examples=300, stateful_step_count=60, deadline=None, print_blob=True)
+settings.register_profile("long", max_examples=150, stateful_step_count=60, deadline=None, print_blob=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.keys import TRANSCRIBERS, WRITERS
 from common.records import Job, State
+from tests.properties.stream_model import as_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ class Seen:
     """Lanes and results: fields by entry id."""
     pending: Mapping[str, Mapping[str, tuple[str, int]]]
     """Consumer and delivery count by entry id."""
+    delivered: Mapping[str, str]
+    """The highest entry id that each stream's group has delivered."""
     added: Mapping[str, int]
     """Entries that each stream has had over its life."""
     last_ids: Mapping[str, str]
@@ -54,6 +57,7 @@ async def look(redis: Redis, keys: Keys, job_ids: Sequence[str], batch_ids: Sequ
         pipeline.xrange(stream)
         pipeline.xpending_range(stream, WRITERS if stream == keys.results else TRANSCRIBERS, "-", "+", 1000)
         pipeline.xinfo_stream(stream)
+        pipeline.xinfo_groups(stream)
     for job_id in job_ids:
         pipeline.hgetall(keys.job(job_id))
         pipeline.ttl(keys.job(job_id))
@@ -64,19 +68,20 @@ async def look(redis: Redis, keys: Keys, job_ids: Sequence[str], batch_ids: Sequ
     replies = iter(await pipeline.execute())
 
     names = next(replies)
-    of_streams = {stream: (dict(next(replies)), next(replies), next(replies)) for stream in streams}
+    of_streams = {stream: (dict(next(replies)), next(replies), next(replies), next(replies)) for stream in streams}
     jobs = {job_id: (next(replies), next(replies), next(replies)) for job_id in job_ids}
     batches = {batch_id: next(replies) for batch_id in batch_ids}
     letters, delayed, events = replies
     return Seen(
         names=frozenset(names),
-        streams={stream: entries for stream, (entries, _, _) in of_streams.items()},
+        streams={stream: entries for stream, (entries, _, _, _) in of_streams.items()},
         pending={
             stream: {held["message_id"]: (held["consumer"], held["times_delivered"]) for held in pending}
-            for stream, (_, pending, _) in of_streams.items()
+            for stream, (_, pending, _, _) in of_streams.items()
         },
-        added={stream: told["entries-added"] for stream, (_, _, told) in of_streams.items()},
-        last_ids={stream: told["last-generated-id"] for stream, (_, _, told) in of_streams.items()},
+        delivered={stream: group["last-delivered-id"] for stream, (_, _, _, [group]) in of_streams.items()},
+        added={stream: told["entries-added"] for stream, (_, _, told, _) in of_streams.items()},
+        last_ids={stream: told["last-generated-id"] for stream, (_, _, told, _) in of_streams.items()},
         letters=dict(letters),
         delayed=frozenset(delayed),
         hashes={job_id: found for job_id, (found, _, _) in jobs.items() if found},
@@ -103,9 +108,20 @@ def check_promises(seen: Seen, keys: Keys, forgotten: Mapping[tuple[str, str], i
     assert not [name for name in seen.names - declared if not name.startswith(per_id)], "an undeclared key"
     for stream, pending in seen.pending.items():
         assert pending.keys() <= seen.streams[stream].keys(), f"{stream}: pending without a payload"
+        passed_over = [
+            entry_id
+            for entry_id in seen.streams[stream].keys() - pending.keys()
+            if as_number(entry_id) <= as_number(seen.delivered[stream])
+        ]
+        assert not passed_over, f"{stream}: nobody holds {passed_over}, and nobody will be given them"
     jobs = {job_id: Job.from_hash(job_id, fields) for job_id, fields in seen.hashes.items()}
     for job in jobs.values():
         _check_place(job, seen, keys)
+    for dead_id, letter in seen.letters.items():
+        if "stream" not in letter:
+            job = jobs[letter["id"]]
+            assert job.dead_id == dead_id, f"{job} has a dead letter {dead_id} that it does not know"
+            assert job.id not in seen.expiring, f"{job} expires before its dead letter {dead_id}"
     counted: dict[str, Counter[str]] = defaultdict(Counter)
     for (batch_id, state), count in forgotten.items():
         counted[batch_id][state] += count
@@ -132,7 +148,6 @@ def _check_place(job: Job, seen: Seen, keys: Keys) -> None:
     match job.state:
         case State.QUEUED | State.RUNNING:
             assert places == (1, 0, 0), f"{job}: {places}"
-            assert job.state is State.QUEUED or job.entry_id in seen.pending[on_lanes[0][0]], f"{job}: nobody holds it"
         case State.SCHEDULED:
             assert places == (0, 1, 0), f"{job}: {places}"
         case State.TRANSCRIBED:

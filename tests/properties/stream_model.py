@@ -56,6 +56,11 @@ class Stream:
                 taken.append((entry_id, self._deliver(entry_id, consumer)))
         return taken
 
+    def lose_group(self) -> None:
+        """Forget who holds what: the group was destroyed, and made again at the first entry."""
+        for carried in self.entries.values():
+            carried.consumer, carried.deliveries = None, 0
+
     def _deliver(self, entry_id: str, consumer: str) -> int:
         carried = self.entries[entry_id]
         carried.consumer, carried.deliveries = consumer, carried.deliveries + 1

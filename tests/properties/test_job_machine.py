@@ -7,63 +7,33 @@ The short run is part of the suite; the long one, of one's own choice:
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from redis.exceptions import OutOfMemoryError, ResponseError
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
+from redis.exceptions import ResponseError
 
 from common.connection import connect, library_is_missing
-from common.dead import DeadLetters
-from common.keys import Keys
-from common.outcomes import Cancel, Delay, Release
-from common.queue import JobQueue
-from common.records import JobSpec, State
+from common.records import State
 from common.scripts import load_library
 from common.settings import load_settings
-from common.setup import set_up
-from common.streams import JobStreams, ResultStream
-from tests.integration.seeds import BURY, FAILURE, LATER_MS, PUBLISH
-from tests.properties.job_model import Job, Model
-from tests.properties.job_server import check_promises, look
+from tests.integration.seeds import LATER_MS
+from tests.properties.job_driver import BATCHES, MOST_HELD, REFUSED, SPECS, VERDICTS, JobDriver
 from tests.properties.stream_model import as_number
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Iterator
 
     from redis.asyncio import Redis
 
-    from common.entries import Entry, Task
-    from common.outcomes import Verdict
     from common.settings import Settings
     from tests.integration.servers import Server
 
-SPECS = {
-    "a": JobSpec(source="/audio/a.mp3", batch_id="one"),
-    "b": JobSpec(source="/audio/b.mp3", batch_id="one", priority="high"),
-    "c": JobSpec(source="/audio/c.mp3", batch_id="two", priority="low"),
-    "d": JobSpec(source="/audio/d.mp3"),
-    "e": JobSpec(source="/audio/e.mp3", batch_id="two"),
-}
-BATCHES = ("one", "two")
 LIVE = (State.SCHEDULED, State.QUEUED, State.RUNNING)
 REVIVABLE = (State.FAILED, State.CANCELLED)
-VERDICTS: dict[str, Verdict] = {
-    "publish": PUBLISH,
-    "delay": Delay(FAILURE, LATER_MS),
-    "bury": BURY,
-    "cancel": Cancel(),
-    "release": Release(),
-}
-# What a server at maxmemory says.
-REFUSED = "refused"
-# A rescue looks at ten entries for each that it may take: a lane stays within that, so the model needs no such limit.
-MOST_ENTRIES = 8
-MOST_HELD = 6
 
 jobs = st.sampled_from(sorted(SPECS))
 lanes = st.sampled_from(["high", "normal", "low"])
@@ -77,117 +47,8 @@ verdicts = st.sampled_from(["publish", "bury", *VERDICTS])
 workers = st.sampled_from(["consumer 1", "consumer 2", "writer 1", "writer 2"])
 
 
-@dataclass
-class Held:
-    """A delivery as its consumer knows it, whoever holds it now."""
-
-    worker: str
-    streams: JobStreams | ResultStream
-    entry: Entry
-    task: Task | None = None
-
-
-@dataclass
-class Worker:
-    """One start of a process, and what it believes to hold."""
-
-    name: str
-    streams: JobStreams | ResultStream
-    names: tuple[str, ...]
-    """The streams that it reads."""
-    held: list[Held] = field(default_factory=list)
-
-    @property
-    def begun(self) -> list[Held]:
-        return [held for held in self.held if held.task]
-
-
-class JobMachine(RuleBasedStateMachine):
+class JobMachine(JobDriver):
     """Each rule calls one function as the services do; the model says what must come of it."""
-
-    # What is known to break a promise, and left out until it is mended.
-    LANES_MAY_SHARE_AN_ENTRY_ID = False
-    OLD_RESULTS_MAY_BE_DISCARDED = False
-
-    def __init__(self, runner: asyncio.Runner, redis: Redis, settings: Settings) -> None:
-        super().__init__()
-        self.runner, self.redis, self.settings = runner, redis, settings
-        self.keys = Keys(settings.queue)
-        self.queue = JobQueue(redis, self.keys)
-        self.letters = DeadLetters(self.queue)
-        self.model = Model(self.keys)
-        self.starts = 0
-        self.workers = {name: self._start(name) for name in ("consumer 1", "consumer 2", "writer 1", "writer 2")}
-        self.full = self.crashed = False
-        self.last_event = "0-0"
-        self._ask(self._empty())
-        self._expect(None, None)
-
-    async def _empty(self) -> None:
-        await self.redis.config_set("maxmemory", 0)
-        await self.redis.config_set("appendonly", "no")  # what is tested here is not what survives the server
-        await self.redis.flushall()
-        await self.redis.set(self.keys.epoch, "of-this-test")
-        await set_up(self.redis, self.keys)
-
-    def _start(self, name: str) -> Worker:
-        self.starts += 1
-        unique = f"{name}, start {self.starts}"
-        if name.startswith("writer"):
-            writer = ResultStream(self.redis, self.keys, self.settings, unique)
-            return Worker(unique, writer, (self.keys.results,))
-        return Worker(unique, JobStreams(self.redis, self.keys, self.settings, unique), self.keys.lanes)
-
-    def _ask(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """Make one call, look at what it has done, and return the reply."""
-        self.sound = False
-
-        async def ask() -> Any:
-            try:
-                reply = await call
-            except OutOfMemoryError:
-                reply = REFUSED
-            seen = await look(self.redis, self.keys, sorted(SPECS), BATCHES, self.last_event)
-            return reply, seen
-
-        reply, self.model.seen = self.runner.run(ask())
-        self.model.events = []
-        return reply
-
-    def _expect(self, reply: object, predicted: object) -> None:
-        """Compare the reply with the model's, and the server with the model."""
-        assert reply == predicted
-        self.model.compare()
-        check_promises(self.model.seen, self.keys, self.model.forgotten)
-        self.last_event = self.model.seen.last_event
-        self.sound = True
-
-    def _able(self, name: str, able: Callable[[Worker], object]) -> Worker:
-        """Return the worker of that name or, where it can do nothing, the next that can."""
-        names = sorted(self.workers)
-        at = names.index(name)
-        of = [self.workers[other] for other in (*names[at:], *names[:at])]
-        return next((worker for worker in of if able(worker)), of[0])
-
-    def _which(self, job_id: str, able: Callable[[Job], object]) -> str:
-        """The same for jobs."""
-        found = [other for other, job in sorted(self.model.jobs.items()) if able(job)]
-        return next((other for other in found if other >= job_id), (found or [job_id])[0])
-
-    def _some_to_read(self, worker: Worker) -> bool:
-        return any(not held.deliveries for name in worker.names for held in self.model.streams[name].entries.values())
-
-    def _some_to_rescue(self, worker: Worker) -> bool:
-        return any(self.model.streams[name].pending for name in worker.names)
-
-    def _ours(self, worker: Worker) -> list[Held]:
-        """What a worker has begun and still holds."""
-        pending = self.model.seen.pending
-        return [
-            held
-            for held in worker.begun
-            if pending[held.entry.stream].get(held.entry.entry_id) == (held.worker, held.entry.deliveries)
-        ]
 
     # Clients
 
@@ -214,28 +75,16 @@ class JobMachine(RuleBasedStateMachine):
         fields = {"id": job_id if bad is None else bad, "source": SPECS[job_id].source}
         self._add(self.keys.lane(lane), fields | ({"batch": batch} if batch else {}), "*")
 
-    @precondition(lambda self: self.LANES_MAY_SHARE_AN_ENTRY_ID)
+    @precondition(lambda self: self.model.waiting())
     @rule(lane=lanes, pick=picks)
     def add_with_the_same_entry_id(self, lane: Any, pick: int) -> None:
         """Ids are unique in one stream only: two lanes may give the same in the same millisecond."""
         stream = self.keys.lane(lane)
-        waiting = [job_id for job_id, job in self.model.jobs.items() if job.state in (State.QUEUED, State.RUNNING)]
-        waiting = [
-            job_id
-            for job_id in waiting
-            if as_number(self.model.jobs[job_id].entry_id or "") > as_number(self.model.seen.last_ids[stream])
-        ]
-        if waiting:
-            job_id = waiting[-1 - pick % len(waiting)]
-            fields = {"id": job_id, "source": SPECS[job_id].source}
-            self._add(stream, fields, self.model.jobs[job_id].entry_id or "")
-
-    def _add(self, lane: str, fields: dict[str, str], entry_id: str) -> None:
-        if len(self.model.streams[lane].entries) < MOST_ENTRIES:
-            reply = self._ask(self.redis.xadd(lane, fields, id=entry_id))
-            if not self.full:
-                self.model.add_by_hand(lane, fields["id"])
-            self._expect(reply == REFUSED, self.full)
+        last = as_number(self.model.seen.last_ids[stream])
+        newer = [(job_id, at) for job_id, at in self.model.waiting().items() if as_number(at) > last]
+        if newer:
+            job_id, entry_id = newer[-1 - pick % len(newer)]
+            self._add(stream, {"id": job_id, "source": SPECS[job_id].source}, entry_id)
 
     @precondition(lambda self: self.model.jobs)
     @rule(job_id=jobs, n=times)
@@ -260,12 +109,6 @@ class JobMachine(RuleBasedStateMachine):
     @rule(worker=workers, count=counts, lost=st.sampled_from([False] * 4 + [True]))
     def read(self, worker: str, count: int, lost: bool) -> None:
         self._read(self._able(worker, self._some_to_read), count, lost=lost)
-
-    def _read(self, of: Worker, count: int, *, lost: bool) -> None:
-        entries = self._ask(of.streams.read(count, 1))
-        self._expect([_delivery(entry) for entry in entries], self.model.read(of.names, of.name, count))
-        if not lost:
-            self._hold(of, entries)
 
     @precondition(lambda self: any(self._some_to_read(worker) for worker in self.workers.values()))
     @rule(worker=workers, count=counts)
@@ -300,31 +143,6 @@ class JobMachine(RuleBasedStateMachine):
         if begin:
             self._begin_all(of)
 
-    def _rescue(self, of: Worker, count: int, *, released_only: bool) -> None:
-        # Nothing here is idle for an hour but what was released: that counts as idle for a day.
-        entries = self._ask(of.streams.rescue(count, LATER_MS if released_only else 0))
-        predicted = self.model.rescue(of.names, of.name, count, released_only=released_only)
-        self._expect([_delivery(entry) for entry in entries], predicted)
-        self._hold(of, entries)
-
-    def _hold(self, of: Worker, entries: list[Entry]) -> None:
-        of.held += [Held(of.name, of.streams, entry) for entry in entries]
-
-    def _begin_all(self, of: Worker) -> None:
-        for held in [held for held in of.held if held.task is None]:
-            self._begin(of, held)
-        del of.held[:-MOST_HELD]
-
-    def _begin(self, of: Worker, held: Held) -> None:
-        tasks = self._ask(held.streams.begin([held.entry]))
-        predicted = self.model.begin(held.worker, held.entry)
-        told = [] if predicted is None else [(predicted, self.model.parts(held.entry))]
-        self._expect([(task.attempts, task.parts) for task in tasks], told)
-        if tasks:
-            held.task = tasks[0]
-        elif held.task is None and held in of.held:
-            of.held.remove(held)
-
     @precondition(lambda self: any(worker.held for worker in self.workers.values()))
     @rule(worker=workers, pick=picks, n=times)
     def begin(self, worker: str, pick: int, n: int) -> None:
@@ -355,19 +173,6 @@ class JobMachine(RuleBasedStateMachine):
         for _ in range(n):
             self._settle(of, held, verdict)
 
-    def _settle(self, of: Worker, held: Held, verdict: str) -> None:
-        discards = verdict == "bury" and held.entry.stream == self.keys.results
-        if discards and not (self.OLD_RESULTS_MAY_BE_DISCARDED or self.model.is_latest(held.entry)):
-            return
-        of.held.sort(key=lambda other: other is not held)  # what is settled counts as the oldest
-        entry, before = held.entry, self.model.seen
-        [reply] = self._ask(held.streams.settle([(held.task, VERDICTS[verdict])]))
-        if reply.value > 0:
-            holder = before.pending[entry.stream].get(entry.entry_id)
-            assert holder == (held.worker, entry.deliveries), f"settled by {held.worker}, but {holder} held the lease"
-        of_model = self.model.settle_result if entry.stream == self.keys.results else self.model.settle
-        self._expect(reply, of_model(held.worker, entry, VERDICTS[verdict]))
-
     @precondition(lambda self: any(worker.held for worker in self.workers.values()))
     @rule(worker=workers)
     def crash(self, worker: str) -> None:
@@ -375,10 +180,6 @@ class JobMachine(RuleBasedStateMachine):
         of = self._able(worker, lambda worker: worker.held)
         self.crashed = True
         self._restart(next(name for name, worker in self.workers.items() if worker is of))
-
-    def _restart(self, name: str) -> Worker:
-        self.workers[name] = self._start(name)
-        return self.workers[name]
 
     @precondition(lambda self: any(self.model.due.values()) or self.crashed)
     @rule(worker=workers, gone_ms=st.sampled_from([LATER_MS, -1]))
@@ -414,11 +215,6 @@ class JobMachine(RuleBasedStateMachine):
         waiting = sorted(self.model.due)
         self._make_due(waiting[pick % len(waiting)])
 
-    def _make_due(self, job_id: str) -> None:
-        self._ask(self.redis.zadd(self.keys.delayed, {job_id: 1}))
-        self.model.due[job_id] = True
-        self._expect(None, None)
-
     @precondition(lambda self: self.model.expiring())
     @rule(pick=picks)
     def let_a_hash_expire(self, pick: int) -> None:
@@ -426,6 +222,16 @@ class JobMachine(RuleBasedStateMachine):
         job_id = expiring[pick % len(expiring)]
         self._ask(self.redis.delete(self.keys.job(job_id)))
         self.model.expire(job_id)
+        self._expect(None, None)
+
+    @precondition(lambda self: not self.full and any(stream.pending for stream in self.model.streams.values()))
+    @rule(pick=picks)
+    def lose_a_group(self, pick: int) -> None:
+        """Somebody destroys it; the next process that looks makes it again, at the first entry."""
+        pending = [name for name, stream in self.model.streams.items() if stream.pending]
+        name = pending[pick % len(pending)]
+        self._ask(self._make_anew(name))
+        self.model.streams[name].lose_group()
         self._expect(None, None)
 
     @precondition(lambda self: self.model.jobs)
@@ -445,10 +251,6 @@ class JobMachine(RuleBasedStateMachine):
     @rule()
     def free_the_memory(self) -> None:
         self._fill(full=False)
-
-    def _fill(self, *, full: bool) -> None:
-        self.full = full
-        self._expect(self._ask(self.redis.config_set("maxmemory", int(full))), True)
 
     # The end: whatever happened, everything can be brought to its end.
 
@@ -479,10 +281,6 @@ class JobMachine(RuleBasedStateMachine):
             self._begin(of, held)
             if held.task:
                 self._settle(of, held, "publish")
-
-
-def _delivery(entry: Entry) -> tuple[str, str, int]:
-    return entry.stream, entry.entry_id, entry.deliveries
 
 
 # Not derandomized: each run of the suite tries other orders, and `--hypothesis-seed` chooses them; a failing one is
