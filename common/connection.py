@@ -108,7 +108,7 @@ def connect(settings: Settings) -> Client:
         health_check_interval=30,
         retry=AsyncRetry(NoBackoff(), 0),
     )
-    pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_Mended, pool.connection_class), {})
     follow(pool, url, settings.queue)
     return redis.asyncio.Redis.from_pool(pool)  # which closes the pool with the client
 
@@ -119,18 +119,23 @@ async def server_now_ms(client: Client) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-class _Cancellable:
-    """Mends a connection that loses cancellations, so that a loop which is told to end does end.
+class _Mended:
+    """Mends how the client's connections send, in two places.
 
-    redis-py sends under `asyncio.wait_for`, and before Python 3.12 that drops a cancellation which comes together with
-    the result (cpython issue 86296).
+    A loop which is told to end does end: redis-py sends under `asyncio.wait_for`, and before Python 3.12 that drops a
+    cancellation which comes together with the result (cpython issue 86296). And a connection that was closed between
+    two commands is a lost connection: uvloop calls it a RuntimeError.
     """
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         """Send, as the class does that this is mixed into, and raise a cancellation that came meanwhile."""
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
-        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        try:
+            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        except RuntimeError as exc:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise ConnectionError(f"the connection was closed before the command was sent: {exc}") from exc
         if task and task.cancelling() > before:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise asyncio.CancelledError

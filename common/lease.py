@@ -235,8 +235,12 @@ class LeaseKeeper:
                 lease.end(Ended.CANCELLED)  # still held, and renewed until it is settled
             elif reply == _RENEWED:
                 lease.renewed(sent)
+            elif isinstance(reply, Exception) and not blames_the_server(reply):
+                # A key of the wrong type, say: it fails each time, and when its time is over somebody takes it.
+                log.error("lease_not_renewed", error=str(reply), next="its work is dropped, and done again elsewhere")
+                self._end(lease, Ended.LOST)
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and blames_the_server(reply):
                 raise reply
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:

@@ -34,6 +34,8 @@ log = structlog.get_logger()
 _ABANDONED_AT = 0.8
 # How often in a lease a stage looks for abandoned entries.
 _SWEEPS_A_LEASE = 10
+# Handing work back is one call; a server that does not take it now is not waited for, the leases do it then.
+_HAND_BACK_S = 3.0
 # A consumer that has been silent for this many leases, and holds nothing, is forgotten.
 _LEASES_UNTIL_FORGOTTEN = 30
 
@@ -205,5 +207,5 @@ class Stage:
             await asyncio.wait(self._running, timeout=limit_s)
         if self._running:
             self._runner.hand_back_all()
-            await asyncio.wait(self._running, timeout=self.settings.lease_ms / 1000)
+            await asyncio.wait(self._running, timeout=_HAND_BACK_S)
         log.info("stage_drained", stage=self.settings.name, unsettled=len(self._running))

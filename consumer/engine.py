@@ -24,7 +24,7 @@ import structlog
 from faster_whisper import WhisperModel
 from faster_whisper.transcribe import restore_speech_timestamps
 
-from common.errors import JobError, SettingsError
+from common.errors import JobError, SettingsError, Unavailable
 from common.options import Options
 from common.transcript import Segment, Word
 from consumer.speech import SAMPLE_RATE_HZ
@@ -87,6 +87,7 @@ class Engine:
 
         Raises:
             SettingsError: the model, device or compute type cannot be had.
+            Unavailable: the GPU does not take it now.
         """
         device = settings.device if settings.device != "auto" else _best_device()
         on_gpu = device == "cuda"
@@ -97,8 +98,11 @@ class Engine:
         try:
             model = WhisperModel(path, device=device, compute_type=compute_type, cpu_threads=1, num_workers=at_a_time)
         except (RuntimeError, ValueError, OSError) as exc:
+            failure = f"model {settings.model!r} cannot be loaded on {device} as {compute_type}: {exc}"
+            if on_gpu and isinstance(exc, RuntimeError):  # its memory is taken, or it was lost: starting again may help
+                raise Unavailable(f"{failure}. Is the GPU in use elsewhere, or broken?") from exc
             raise SettingsError(
-                f"model {settings.model!r} cannot be loaded on {device} as {compute_type}: {exc}. Check STTREAM_MODEL "
+                f"{failure}. Check STTREAM_MODEL "
                 "(a name to download, a folder of a converted model, or 'bundled'), STTREAM_DEVICE and "
                 "STTREAM_COMPUTE_TYPE."
             ) from exc

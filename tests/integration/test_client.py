@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+import uvloop
 from redis.exceptions import ConnectionError
 
 from common.connection import connect, server_is_away
-from common.settings import load_settings
+from common.settings import Settings, load_settings
 
 
 async def test_a_cancellation_is_never_lost(redis):
@@ -57,3 +58,27 @@ async def test_bytes_that_are_no_text_come_back_escaped(redis, keys):
     [(_, fields)] = await redis.xrange(keys.lane("low"))
 
     assert fields == {"id": "\\xff\\xfe"}
+
+
+def test_a_connection_that_was_closed_between_two_commands_is_a_lost_one(settings: Settings) -> None:
+    """The event loop of our services has an error of its own for it, which would end them."""
+
+    async def close_and_send() -> Exception | None:
+        async with connect(settings) as client:
+            await client.ping()
+            connection = await client.connection_pool.get_connection()
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            try:
+                await connection.send_command("PING", check_health=False)
+            except Exception as exc:  # noqa: BLE001 which one it is, is the question
+                return exc
+            finally:
+                await client.connection_pool.release(connection)
+        return None
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        error = runner.run(close_and_send())
+
+    assert error is not None
+    assert server_is_away(error)
