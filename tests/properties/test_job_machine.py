@@ -1,4 +1,4 @@
-"""The Lua functions in any order, with crashes, lost replies, late callers and a full server: no promise breaks.
+"""The Lua functions in any order, with crashes, lost replies, lost groups and a full server: no promise breaks.
 
 The short run is part of the suite; the long one, of one's own choice:
 `pytest tests/properties/test_job_machine.py --hypothesis-profile=long --hypothesis-seed=N`.
