@@ -93,6 +93,7 @@ async def queue_of(level: str, port: int) -> AsyncIterator[JobQueue]:
     settings = load_settings({"STTREAM_REDIS_URL": f"redis://127.0.0.1:{port}/0", "STTREAM_DURABLE_SUBMIT": level})
     redis, keys = connect(settings), Keys(settings.queue)
     try:
+        await redis.set(keys.epoch, "of-this-run")
         await set_up(redis, keys)
         if level == "memory":
             await redis.config_set("appendfsync", "everysec")

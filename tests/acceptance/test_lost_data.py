@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from tests.acceptance.stacks import COMMAND, EXAMPLES, LIMIT_S, ROOT, environ, free_port, sttream, up
-from tests.integration.servers import KINDS, Servers
+from tests.integration.servers import Servers
 from tests.until import until
 
 CLIP = EXAMPLES / "austen-5-himself.ogg"
@@ -55,10 +55,10 @@ def test_a_stack_without_its_append_only_file_says_what_is_gone(data):
     assert "service_restarted" not in (data / "logs" / "supervisor.log").read_text()
 
 
-@pytest.fixture(params=KINDS)
-async def server(request, tmp_path_factory):
+@pytest.fixture
+async def server(tmp_path_factory):
     with Servers(tmp_path_factory.mktemp) as servers:
-        yield await servers.get(request.param)
+        yield await servers.get("valkey")  # tests/integration/test_setup.py shows each step on both
 
 
 async def test_services_refuse_each_start_until_the_operator_has_decided(server, tmp_path):

@@ -15,8 +15,8 @@ from common.keys import Keys
 from common.queue import JobQueue
 from common.records import Job, JobSpec, State
 from common.settings import load_settings
-from common.setup import set_up
 from common.streams import JobStreams, ResultStream
+from tests.integration.seeds import new_server
 from tests.integration.servers import KINDS, Server, Servers
 from tests.integration.stages import SPEC, running_stage
 from tests.integration.state import undeclared_keys
@@ -60,8 +60,7 @@ async def redis(settings: Settings, keys: Keys) -> AsyncIterator[Redis]:
     """A client of an emptied server with library, groups and epoch."""
     async with _client(settings) as redis:
         await redis.flushall()
-        await redis.set(keys.epoch, "of-this-test")  # who has no database takes the epoch that is there
-        await set_up(redis, keys)
+        await new_server(redis, keys)
         yield redis
         assert not await undeclared_keys(redis, keys), "the test left keys that common/keys.py does not declare"
 

@@ -11,6 +11,7 @@ from common.entries import Settled
 from common.outcomes import Bury, Publish
 from common.queue import Cancellation, Submitted
 from common.records import Failure, JobSpec
+from common.setup import set_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from common.entries import Entry, Task
+    from common.keys import Keys
     from common.outcomes import Verdict
     from common.queue import JobQueue
     from common.streams import JobStreams, ResultStream
@@ -33,6 +35,12 @@ PARTS_GONE = {"parts:a.chunk-0": None, "parts:a.chunk-1": None, "parts:a expires
 LATER_MS = 3_600_000
 # How often two callers meet in one test of a race.
 RACES = 20
+
+
+async def new_server(redis: Redis, keys: Keys) -> None:
+    """Prepare a server that is empty, without a database, which would make the epoch."""
+    await redis.set(keys.epoch, "of-this-test")
+    await set_up(redis, keys)
 
 
 def spec(job_id: str = "a", **fields: Any) -> JobSpec:

@@ -15,11 +15,10 @@ from common.keys import Keys
 from common.queue import JobQueue
 from common.scripts import load_library
 from common.settings import load_settings
-from common.setup import set_up
 from common.streams import JobStreams
 from common.topology import Cluster
 from tests.integration.nodes import LIMIT_S, clustered
-from tests.integration.seeds import PUBLISH, begun, read_one, running, settle, submit
+from tests.integration.seeds import PUBLISH, begun, new_server, read_one, running, settle, submit
 from tests.until import until
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def settings(cluster: Clustered, seed: Node) -> Settings:
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     async with connect(settings) as redis:
-        await set_up(redis, Keys(settings.queue))
+        await new_server(redis, Keys(settings.queue))
         yield redis
 
 
@@ -94,7 +93,7 @@ async def test_a_queue_is_reached_from_any_node(cluster, settings, slot, owner) 
     for number, seed in enumerate(cluster.nodes):
         own = load_settings({"STTREAM_REDIS_URL": cluster.url(seed)})
         async with connect(own) as redis:
-            await set_up(redis, Keys(own.queue))
+            await new_server(redis, Keys(own.queue))
             queue = JobQueue(redis, Keys(own.queue))
             task = await running(queue, JobStreams(redis, queue.keys, own, f"host-{number}-aaa"), f"job-{number}")
             assert await settle(JobStreams(redis, queue.keys, own, f"host-{number}-aaa"), task, PUBLISH) is Settled.DONE
