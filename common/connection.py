@@ -93,7 +93,8 @@ def connect(settings: Settings) -> Client:
 
     Its own retries are off: it would repeat a write whose reply was lost, up to ten times. A full pool waits
     instead of raising. Replies are text; bytes that are no UTF-8 come back escaped, so that an entry added by a
-    careless client cannot end the read loop.
+    careless client cannot end the read loop. It does not tell its name and version: redis-py sends both without reading
+    the answers, and a health check in between takes one of them for its own, an error on servers before 7.2.
     """
     url = parse_url(settings.redis_url.get_secret_value())
     pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -106,6 +107,7 @@ def connect(settings: Settings) -> Client:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=5,
         health_check_interval=30,
+        driver_info=None,
         retry=AsyncRetry(NoBackoff(), 0),
     )
     pool.connection_class = type("Connection", (_Mended, pool.connection_class), {})
@@ -151,6 +153,7 @@ def connect_thread(settings: Settings) -> redis.Redis:
         decode_responses=True,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
+        driver_info=None,
         retry=Retry(NoBackoff(), 0),
     )
     follow(client.connection_pool, url, settings.queue)

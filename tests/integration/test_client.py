@@ -6,7 +6,7 @@ import pytest
 import uvloop
 from redis.exceptions import ConnectionError
 
-from common.connection import connect, server_is_away
+from common.connection import connect, connect_thread, server_is_away
 from common.settings import Settings, load_settings
 
 
@@ -82,3 +82,26 @@ def test_a_connection_that_was_closed_between_two_commands_is_a_lost_one(setting
 
     assert error is not None
     assert server_is_away(error)
+
+
+async def test_nothing_is_sent_on_connecting_whose_answer_is_left_unread() -> None:
+    """A health check in between takes it for its own: on servers before 7.2 a refused CLIENT SETINFO ended services."""
+    received = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while request := await reader.read(65_536):
+            received.extend(request)
+            writer.write(b"+PONG\r\n" * request.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = load_settings({"STTREAM_REDIS_URL": url})
+    async with server, connect(settings) as client:
+        await client.ping()
+        in_thread = connect_thread(settings)
+        await asyncio.to_thread(in_thread.ping)
+        in_thread.close()
+
+    assert received.count(b"PING") >= 2
+    assert b"SETINFO" not in received
