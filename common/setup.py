@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 # Somebody who has just run `sttream setup` looks at the services next.
 LOOKED_AGAIN_S = 1.0
+# Services start together: for so many looks it is no news that another one is not done yet.
+_LOOKS_UNTOLD = 3
 
 
 async def set_up(redis: Client, keys: Keys, database: Database | None = None) -> SetUp:
@@ -40,12 +42,13 @@ async def set_up(redis: Client, keys: Keys, database: Database | None = None) ->
     """
     if database is not None:
         await persist(Outage("database, to migrate it"), database.migrate)
-    outage, told = Outage("server, to set it up"), ""
+    outage, looks, told = Outage("server, to set it up"), 0, ""
     while True:
         try:
             return await persist(outage, lambda: set_up_once(redis, keys, database))
         except Missing as exc:
-            if str(exc) != told:
+            looks += 1
+            if looks > _LOOKS_UNTOLD and str(exc) != told:
                 told = str(exc)
                 log.warning("setup_awaited", missing=told, next="looking again every second")
         await asyncio.sleep(LOOKED_AGAIN_S)
