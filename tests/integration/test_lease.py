@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from common.keys import TRANSCRIBERS
 from common.lease import Ended, Lease, LeaseKeeper
@@ -148,3 +149,21 @@ def test_idle_time_goes_on_while_the_machine_sleeps(keeper: LeaseKeeper) -> None
         pytest.skip("the clock that counts sleep is Linux's")
     before_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before_s <= keeper.idle_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+async def test_a_lease_that_can_never_be_renewed_ends_and_the_others_go_on(
+    queue: JobQueue, consumer: JobStreams, keeper: LeaseKeeper, redis: Redis
+) -> None:
+    """A key of the wrong type, made by hand, fails each time: it is told once, not every second for ever."""
+    broken, sound = [held(keeper, consumer, await running(queue, consumer, job_id)) for job_id in "ab"]
+    await redis.set(queue.keys.parts("a"), "no hash")
+    for lease in (broken, sound):
+        lease.keep("part", "said")
+
+    with capture_logs() as lines:
+        for _ in range(2):
+            await asyncio.to_thread(keeper.renew_all)
+
+    assert (broken.ended, sound.ended) == (Ended.LOST, None)
+    assert [line["event"] for line in lines] == ["lease_not_renewed"]
+    await redis.delete(queue.keys.parts("a"))
