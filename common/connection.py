@@ -78,7 +78,7 @@ def user_of(client: Client) -> str:
     return str(client.get_connection_kwargs().get("username") or "default")
 
 
-def is_refusal(error: Exception) -> bool:
+def is_error_reply(error: Exception) -> bool:
     """Return whether the server answered a command with an error."""
     return isinstance(error, ResponseError)
 

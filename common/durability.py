@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from common.connection import is_refusal, server_is_away
+from common.connection import is_error_reply, server_is_away
 from common.errors import Unavailable
 from common.scripts import fcall
 
@@ -87,7 +87,7 @@ async def _check_replica(redis: Client) -> None:
 
 def _unanswered(error: Exception, command: str, lower: str) -> Exception:
     """Return what to raise when the server did not answer a question."""
-    if server_is_away(error) or not is_refusal(error):
+    if server_is_away(error) or not is_error_reply(error):
         return error
     return Unavailable(
         f"the server does not say whether it keeps accepted jobs ({error}), expected an answer; "

@@ -21,7 +21,8 @@ local function start(keys, argv)
     move(job, events, batch, id, 'queued', 'queued_ms', now)
   end
   local state, on, entry, cancel = unpack(redis.call('HMGET', job, 'state', 'lane', 'entry_id', 'cancel_requested'))
-  if on ~= lane or entry ~= entry_id or (state ~= 'queued' and state ~= 'running') then
+  -- A job that was queued before lanes were noted has none: its entry must not be taken for a stray, and be lost.
+  if (on and on ~= lane) or entry ~= entry_id or (state ~= 'queued' and state ~= 'running') then
     retire(lane, group, entry_id)
     return { 2 }
   end

@@ -322,3 +322,11 @@ async def test_the_same_entry_id_on_another_lane_is_a_stray(
 
     assert await start(consumer, on_high) == STRAY
     assert (await start(consumer, on_normal))[0] == 1
+
+
+async def test_a_job_that_an_older_version_queued_starts(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """An update must not lose what waits: the lane was not noted in the hash always."""
+    await queued(queue)
+    await redis.hdel(queue.keys.job("a"), "lane")
+
+    assert (await start(consumer, await read_one(consumer)))[0] == 1
