@@ -63,9 +63,11 @@ class Readiness:
         """Return `ok` or what is wrong, by name; not older than a second."""
         async with self._reporting:
             if self._reported_s is None or self._now() - self._reported_s >= REPORT_KEPT_S:
-                told = await asyncio.gather(*(self._ask(name) for name in self._probes))
-                self._report = dict(zip(self._probes, told, strict=True))
-                self._reported_s = self._now()
+                names = tuple(self._probes)
+                told = await asyncio.gather(*(self._ask(name) for name in names))
+                self._report = dict(zip(names, told, strict=True))
+                if len(names) == len(self._probes):  # else one came meanwhile: nothing is known of it yet
+                    self._reported_s = self._now()
         return self._report | ({"process": STOPPING} if self.stopping else {})
 
     async def _ask(self, name: str) -> str:

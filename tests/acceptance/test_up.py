@@ -128,9 +128,10 @@ def test_a_service_that_refuses_to_start_ends_the_stack(data):
     """A setting that only the consumer can judge is told on the screen, and nothing is left running."""
     result = sttream("up", "--data-dir", str(data), STTREAM_MODEL=str(data / "no-such-model"))
     assert result.returncode == 2
-    [refused] = [line for line in result.stderr.splitlines() if line.startswith("  ")]
-    assert "no-such-model" in refused
-    assert "{" not in refused
+    indented = [line for line in result.stderr.splitlines() if line.startswith("  ")]
+    assert len(indented) == 1, result.stderr  # the refusal, and no service's traceback
+    assert "no-such-model" in indented[0]
+    assert "{" not in indented[0]
     assert not processes_of(data)
 
 

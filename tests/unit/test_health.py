@@ -98,6 +98,25 @@ async def test_probes_are_asked_together() -> None:
     assert set((await readiness.report()).values()) == {"ok"}
 
 
+async def test_a_probe_that_comes_while_others_are_asked_is_waited_for() -> None:
+    """A service that starts is asked from the first moment: it must not be ready before its last part is."""
+    readiness, looking, answering = Readiness(), asyncio.Event(), asyncio.Event()
+
+    async def redis() -> None:
+        looking.set()
+        await answering.wait()
+
+    readiness.add("redis", redis)
+    early = asyncio.create_task(readiness.report())
+    await looking.wait()
+    readiness.add("database", Probe(OSError("not migrated")))
+    answering.set()
+
+    assert await early == {"redis": "ok"}
+    assert not readiness.ready
+    assert await readiness.report() == {"redis": "ok", "database": "not migrated"}
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
