@@ -53,6 +53,20 @@ def processes_of(folder: Path) -> dict[int, str]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all that a process has started, and those have."""
+    listed = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    children = [int(child) for child in listed.split()]
+    return [*children, *(one for child in children for one in descendants(child))]
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process has not ended; one that nobody has waited for yet has."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 @dataclass
 class Up:
     """A running `sttream up`."""

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import pytest
@@ -15,6 +14,7 @@ import structlog
 from common.errors import DataLost, SettingsError
 from deploy.follow import Follower, is_routine, last_words, readable
 from deploy.supervisor import Service, Supervised
+from tests.acceptance.stacks import runs
 from tests.until import until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -114,7 +114,7 @@ async def test_what_a_killed_service_had_started_dies_with_it(service, tmp_path)
 
     os.kill(supervised.pid, signal.SIGKILL)
 
-    await until(lambda: not _runs(child), within_s=10, what="the child's end")
+    await until(lambda: not runs(child), within_s=10, what="the child's end")
     await supervised.stop()
 
 
@@ -183,11 +183,3 @@ def test_only_whole_new_lines_are_shown(tmp_path):
     log.write_text("anew\n")
     follower.look()
     assert [line.split()[-1] for line in shown] == ["one", "half", "anew"]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
