@@ -12,14 +12,21 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.consumers import consumer, job_of, server_of
-from tests.acceptance.stacks import LIMIT_S, descendants, free_port, runs, sttream, up
+from tests.acceptance.stacks import LIMIT_S, descendants, runs, sttream, up
+from tests.ports import free_port
 from tests.recordings import write_speech
 from tests.until import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("gpus")]  # one stack for all of them
 
-# One chunk at a time, so that two jobs keep two consumers busy.
-ONE = {"STTREAM_DEVICE": "auto", "STTREAM_BATCH_SIZE": "1", "STTREAM_SLOTS": "1", "STTREAM_DRAIN_S": "60"}
+# One job at a time, so that two keep two consumers busy; leases that a busy machine does not lose.
+ONE = {
+    "STTREAM_DEVICE": "auto",
+    "STTREAM_BATCH_SIZE": "1",
+    "STTREAM_SLOTS": "1",
+    "STTREAM_DRAIN_S": "60",
+    "STTREAM_LEASE_MS": "30000",
+}
 ON_A_CPU = """
 from consumer.engine import Engine
 from cli.main import main
@@ -118,7 +125,7 @@ def all_drain(running):
 
 async def test_each_gpu_has_a_process_that_comes_back_and_drains(stack, two_gpus, tmp_path):
     """One GPU's crash costs one process; a deploy costs no work on any; and who watches holds no GPU's memory."""
-    port = free_port()
+    port = free_port(2)
     with two_gpus(STTREAM_METRICS_PORT=str(port), STTREAM_AUDIO_ROOTS=str(stack.data.parent)) as running:
         await ready(running)
         first = consumers_of(running)

@@ -23,6 +23,7 @@ from consumer.engine import ChunkAbandoned, Engine
 from consumer.speech import find_speech
 from tests.recordings import EXAMPLES, write_speech
 
+pytestmark = pytest.mark.xdist_group("engine")  # one model for all of them
 REFERENCES = json.loads((EXAMPLES / "references.json").read_text())
 CPU = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu"}
 
