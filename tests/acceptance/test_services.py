@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import aiohttp
 import pytest
 
 from tests.acceptance import consumers
@@ -36,7 +37,8 @@ async def ended(stack, job_id):
     """Wait for the end of a job, and return it as the service tells it."""
     with server_of(stack) as server:
         await consumers.ended(server, job_id, within_s=2 * LIMIT_S)
-    return json.loads(stack.run("status", job_id, "--json").stdout)
+    async with aiohttp.ClientSession() as session, session.get(f"{stack.url}/v1/jobs/{job_id}") as answer:
+        return await answer.json()
 
 
 async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
