@@ -28,7 +28,9 @@ class Stopped(Exception):
     """The process was asked to stop before it had begun its work."""
 
 
-def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> NoReturn:
+def run_service(
+    name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings, **bound: str
+) -> NoReturn:
     """Run one service until SIGTERM or SIGINT, and end the process.
 
     Exit code: 0 stopped as asked, 1 it failed, 2 wrong settings, 3 something it needs cannot be reached, 4 data were
@@ -38,8 +40,9 @@ def run_service(name: str, serve: Callable[[Settings, asyncio.Event], Awaitable[
         name: bound to each log line as `service`.
         serve: runs until the event it is given is set, then drains.
         settings: handed to `serve`.
+        bound: further fields of each log line.
     """
-    configure_logs(settings, name)
+    configure_logs(settings, name, **bound)
     structlog.contextvars.bind_contextvars(service=name)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve_and_leave(serve, settings))

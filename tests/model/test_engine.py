@@ -26,6 +26,7 @@ from consumer.speech import find_speech
 from consumer.whisper import Whisper
 from tests.recordings import EXAMPLES, write_speech
 
+pytestmark = pytest.mark.xdist_group("engine")  # one model for all of them
 REFERENCES = json.loads((EXAMPLES / "references.json").read_text())
 CPU = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu"}
 
