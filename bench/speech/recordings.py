@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,15 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is said at a time, in seconds of the recording."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One file of a set."""
 
@@ -74,7 +83,8 @@ class Recording:
     speech_s: float
     """Without silence around and between the sentences."""
     condition: Condition
-    more_voices: tuple[str, ...] = field(default=())
+    sentences: tuple[Sentence, ...] = ()
+    more_voices: tuple[str, ...] = ()
     """Of a long recording, in which everybody has a say."""
 
 
@@ -83,8 +93,7 @@ class Made:
     """A recording's sound, and the facts about it."""
 
     sound: Sound
-    text: str
-    speech_s: float
+    sentences: tuple[Sentence, ...]
     condition: Condition
     voices: tuple[str, ...] = ()
 
@@ -124,8 +133,11 @@ def write_set(folder: Path, made: Sequence[tuple[str, Made]]) -> list[Recording]
     recordings = []
     for name, one in made:
         write_wav(folder / name, one.sound)
-        seconds, speech_s = round(len(one.sound) / RATE_HZ, 3), round(one.speech_s, 3)
-        recordings.append(Recording(name, one.text, seconds, speech_s, one.condition, one.voices))
+        seconds = round(len(one.sound) / RATE_HZ, 3)
+        text = " ".join(sentence.text for sentence in one.sentences)
+        recordings.append(
+            Recording(name, text, seconds, _speech_s(one.sentences), one.condition, one.sentences, one.voices)
+        )
     (folder / REFERENCES).write_text(json.dumps([asdict(one) for one in recordings], indent=1) + "\n")
     return recordings
 
@@ -136,8 +148,36 @@ def read_set(folder: Path) -> list[Recording]:
 
 
 def _recording(one: dict[str, Any]) -> Recording:
-    condition = Condition(**one.pop("condition"))
-    return Recording(**one | {"condition": condition, "more_voices": tuple(one["more_voices"])})
+    sentences = tuple(Sentence(**sentence) for sentence in one.pop("sentences"))
+    condition, more_voices = Condition(**one.pop("condition")), tuple(one.pop("more_voices"))
+    return Recording(**one, condition=condition, sentences=sentences, more_voices=more_voices)
+
+
+def _speech_s(sentences: Sequence[Sentence]) -> float:
+    return round(sum(sentence.end - sentence.start for sentence in sentences), 3)
+
+
+class _Talk:
+    """Sentences that follow each other."""
+
+    def __init__(self, before_s: float) -> None:
+        self.pieces = [silence(before_s)]
+        self.voices: list[str] = []
+        self.sentences: list[Sentence] = []
+        self._samples = len(self.pieces[0])
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self._samples / RATE_HZ
+
+    def add(self, said: Utterance, *, pause_s: float, voice: str = "") -> None:
+        """Append a sentence and the pause after it."""
+        start = self.seconds
+        self.sentences.append(Sentence(round(start, 3), round(start + said.seconds, 3), said.text))
+        self.voices += [voice] if voice else []
+        self.pieces += [said.sound, silence(pause_s)]
+        self._samples += len(said.sound) + len(self.pieces[-1])
 
 
 class Studio:
@@ -158,35 +198,37 @@ class Studio:
         before_s, after_s = (float(rng.choice([0.0, 0.2, 0.5, rng.uniform(0.5, 2.5)])) for _ in range(2))
         if wanted_s < 5:
             before_s, after_s = min(before_s, 0.3), min(after_s, 0.3)
-        pieces: list[Sound] = [silence(before_s)]
-        texts: list[str] = []
-        speech_s = 0.0
+        talk = _Talk(before_s)
         for said in self._sentences(voice, condition, wanted_s - before_s - after_s, rng):
-            if before_s + speech_s + said.seconds + 1.2 * len(texts) + after_s > _LONGEST_S:
+            if talk.seconds + said.seconds + after_s > _LONGEST_S:
                 break  # the estimate was wrong: no reference for words that are cut off
-            pieces += [said.sound, silence(float(rng.uniform(0.2, 1.2)))]
-            texts.append(said.text)
-            speech_s += said.seconds
-        pieces[-1] = silence(max(after_s, 1.0 - before_s - speech_s))
-        sound = self._recorded(joined(pieces), condition, rng)
-        return Made(sound, " ".join(texts), speech_s, condition)
+            talk.add(said, pause_s=float(rng.uniform(0.2, 1.2)))
+        return self._made(talk, condition, rng, ending_s=max(after_s, 1.0 - before_s - _speech_s(talk.sentences)))
 
     def long(self, seconds: float, rng: np.random.Generator) -> Made:
         """Make a recording of about so many seconds, all in one place, of clips by one voice after another."""
         condition = self._condition(self._voice(rng), rng)
-        pieces, texts, voices = [], [], []
-        length_s = speech_s = 0.0
-        while length_s < seconds:
+        talk = _Talk(0.0)
+        while talk.seconds < seconds:
             voice = self._voice(rng)
             said = next(self._sentences(voice, self._condition(voice, rng), seconds, rng))
-            pause = silence(float(rng.uniform(0.4, 3.0)))
-            pieces += [said.sound, pause]
-            texts.append(said.text)
-            voices.append(voice.name)
-            speech_s += said.seconds
-            length_s += said.seconds + len(pause) / RATE_HZ
+            talk.add(said, pause_s=float(rng.uniform(0.4, 3.0)), voice=voice.name)
+        return self._made(talk, condition, rng)
+
+    def _made(
+        self, talk: _Talk, condition: Condition, rng: np.random.Generator, *, ending_s: float | None = None
+    ) -> Made:
+        """Record what was said in one place.
+
+        Args:
+            talk: what was said.
+            condition: where.
+            rng: makes noises and rooms.
+            ending_s: silence after the last sentence, in place of its pause.
+        """
+        pieces = talk.pieces if ending_s is None else [*talk.pieces[:-1], silence(ending_s)]
         sound = self._recorded(joined(pieces), condition, rng)
-        return Made(sound, " ".join(texts), speech_s, condition, tuple(dict.fromkeys(voices)))
+        return Made(sound, tuple(talk.sentences), condition, tuple(dict.fromkeys(talk.voices)))
 
     def _voice(self, rng: np.random.Generator) -> Voice:
         return self._voices[int(rng.choice(len(self._voices), p=self._weights))]
