@@ -25,7 +25,7 @@ from consumer.batcher import Batcher
 from consumer.reading import TEMPERATURES, Reading, best_of, doubtful
 from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
-from consumer.window import FULL_FRAMES, Window, frames_for
+from consumer.window import FULL, Extent, Window, extent_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Model(Protocol):
         """Do the work of a batch."""
 
     def read(self, windows: Sequence[Window]) -> list[Reading]:
-        """Read windows that have all but language, task and features in common.
+        """Read windows that have states, beam size, temperature and the length of the prefix in common.
 
         Raises:
             RuntimeError, ValueError, MemoryError: it failed; on a GPU it may have run out of memory.
@@ -102,7 +102,7 @@ class _Waiting:
     audio: Callable[[], NDArray[np.float32]]
     options: Options
     prefix: tuple[int, ...]
-    frames: int
+    extent: Extent
     temperatures: tuple[float, ...]
     """That of the next try, and those after it."""
     job: Hashable
@@ -114,7 +114,7 @@ class _Waiting:
 
     @property
     def kind(self) -> Hashable:
-        return self.frames, len(self.prefix), self.options.beam_size, self.temperatures[0]
+        return self.extent.states, len(self.prefix), self.options.beam_size, self.temperatures[0]
 
 
 class Engine:
@@ -192,7 +192,7 @@ class Engine:
             audio=lambda: chunk.audio(recording),
             options=options,
             prefix=self._model.prefix(options),
-            frames=frames_for(chunk.seconds) if self._model.short_windows else FULL_FRAMES,
+            extent=extent_for(chunk.seconds) if self._model.short_windows else FULL,
             temperatures=TEMPERATURES if options.temperature is None else (options.temperature,),
             job=lease,
             over=lambda: gone.is_set() or lease.over,
@@ -237,7 +237,7 @@ class Engine:
         options = waiting.options
         return Window(
             waiting.features,
-            waiting.frames,
+            waiting.extent,
             waiting.prefix,
             options.language,
             options.task,
@@ -247,12 +247,12 @@ class Engine:
 
     def _judge(self, waiting: _Waiting, reading: Reading) -> None:
         """Believe a reading, or let its chunk wait again."""
-        if waiting.frames < FULL_FRAMES:
+        if waiting.extent != FULL:
             if not doubtful(reading):
                 waiting.done.set_result(reading)
                 return
             self._metrics.chunks_read_again.labels("short_window").inc()
-            waiting.frames = FULL_FRAMES
+            waiting.extent = FULL
         elif reading.failed and len(waiting.temperatures) > 1:
             self._metrics.chunks_read_again.labels("temperature").inc()
             waiting.failed.append(reading)
@@ -289,7 +289,7 @@ class Engine:
         """
         try:
             silence = self._model.features(_SILENCE)
-            self._model.read([Window(silence, FULL_FRAMES, (), "en", "transcribe", 1, 0.0)])
+            self._model.read([Window(silence, FULL, (), "en", "transcribe", 1, 0.0)])
         except Exception as exc:  # noqa: BLE001 whatever it is: this model is of no use any more
             self._watchdog.give_up(f"{failure}; then on silence too: {type(exc).__name__}: {exc}")
 

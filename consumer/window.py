@@ -1,11 +1,12 @@
 """What the model is given to read: a chunk's spectrogram, and how much emptiness behind it.
 
 Whisper pads everything to 30 s, and for a short clip most of its work is to look at nothing. A short window leaves that
-out: the encoder sees the speech and a second behind it.
+out: the encoder sees the speech and a second behind it, the decoder ten seconds more, as states that were made once.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAMES_PER_S = 100
-# What Whisper was trained on: 30 s, of which most recordings fill a part.
-FULL_FRAMES = 3000
+# The encoder makes one state of two frames.
+_STATES_PER_S = 50
+# Emptiness that the encoder sees behind the speech: a word is not cut, and its end is heard.
+_MARGIN_S = 1.0
+_STEP_FRAMES = 50
+# Emptiness that the decoder sees behind that, at least: with less it does not see that the speech is over, and says it
+# again. More costs time. Measured, see decision 13.
+_EMPTINESS_S = 10.0
+# The lengths that the decoder may see. Few, so that chunks find company; and fixed, so that what is read in a chunk
+# does not depend on the company that it finds.
+_STEP_STATES = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of its 30 s the model is given."""
+
+    frames: int
+    """What the encoder sees: the speech, and the emptiness behind it."""
+    states: int
+    """What the decoder sees: a state for two of those frames, and states of emptiness."""
+
+
+# What Whisper was trained on, and of which most recordings fill a small part.
+FULL = Extent(3000, 1500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +48,7 @@ class Window:
 
     features: NDArray[np.float32]
     """The chunk's log-mel spectrogram, shape (mels, frames), 100 frames a second."""
-    frames: int
-    """What the encoder sees, features and emptiness; 3000 is the full window."""
+    extent: Extent
     prefix: tuple[int, ...]
     """Tokens of prompt and hotwords that come before the transcript."""
     language: str | None
@@ -40,14 +63,12 @@ class Window:
         return int(self.features.shape[1]) / FRAMES_PER_S
 
 
-# The lengths of window that there are, in frames. Few, so that chunks find company; and fixed, so that what is read in
-# a chunk does not depend on the company that it finds.
-_LENGTHS = (400, 600, 800, 1000, 1250, 1500, 2000, 2500, FULL_FRAMES)
-# Emptiness that the encoder sees behind the speech: a word is not cut, and its end is heard.
-_MARGIN_FRAMES = 100
+def extent_for(seconds: float) -> Extent:
+    """Return how much of the model's window a chunk of this length needs."""
+    frames = _rounded_up((seconds + _MARGIN_S) * FRAMES_PER_S, _STEP_FRAMES)
+    states = _rounded_up(frames / 2 + _EMPTINESS_S * _STATES_PER_S, _STEP_STATES)
+    return Extent(min(frames, FULL.frames), min(states, FULL.states))
 
 
-def frames_for(seconds: float) -> int:
-    """Return the length of the window, in frames, in which a chunk is read first."""
-    wanted = seconds * FRAMES_PER_S + _MARGIN_FRAMES
-    return next((length for length in _LENGTHS if length >= wanted), FULL_FRAMES)
+def _rounded_up(amount: float, step: int) -> int:
+    return math.ceil(amount / step) * step

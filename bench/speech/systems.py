@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from common.lease import Lease
+from common.metrics import ConsumerMetrics
 from common.settings import Settings, load_settings
 from common.watchdog import Watchdog
 from consumer.chunks import chunks_of_everything, chunks_of_speech
-from consumer.engine import Engine, available_cores, model_arguments
+from consumer.engine import Engine
+from consumer.service import JOBS_A_CHUNK
 from consumer.speech import find_speech
+from consumer.whisper import Whisper, available_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
 # A call to the model that takes longer hangs.
 STALL_S = 600.0
-# Recordings that our engine has at a time, as a consumer has: enough for it to choose from.
-AT_A_TIME = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Ours:
         self._engine = engine
 
     async def hear(self, recordings: Sequence[NDArray[np.int16]], options: Options) -> list[Heard]:
-        free = asyncio.Semaphore(AT_A_TIME)
+        free = asyncio.Semaphore(JOBS_A_CHUNK * self._engine.at_a_time)
 
         async def one(samples: NDArray[np.int16]) -> Heard:
             async with free:
@@ -102,8 +103,15 @@ class Library:
 
     def _hear_one(self, samples: NDArray[np.int16], options: Options) -> Heard:
         audio = samples.astype(np.float32) / 32768.0  # as its own decoder gives them
-        found, _ = self._transcribe(audio, vad_filter=options.vad, **model_arguments(options))
+        found, _ = self._transcribe(audio, vad_filter=options.vad, **library_arguments(options))
         return _heard(list(found))
+
+
+def library_arguments(options: Options) -> dict[str, Any]:
+    """Return the library's arguments; what is not set stays its default."""
+    asked = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
+    optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
+    return {**asked, **optional}
 
 
 def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Library, Library]:
@@ -112,7 +120,7 @@ def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Libr
 
     environ = {"STTREAM_MODEL": model, "STTREAM_DEVICE": device, "STTREAM_COMPUTE_TYPE": compute_type}
     settings = load_settings(environ)
-    engine = Engine.load(settings, Watchdog(STALL_S))
+    engine = Engine.start(Whisper.load(settings), settings.batch_size, Watchdog(STALL_S), ConsumerMetrics())
     plain = WhisperModel(
         _folder(settings),
         device=device,

@@ -21,7 +21,7 @@ from consumer.chunks import Chunk
 from consumer.engine import ChunkAbandoned, Engine
 from consumer.reading import TEMPERATURES, Reading
 from consumer.speech import Span
-from consumer.window import FULL_FRAMES
+from consumer.window import FULL, Extent
 from tests.until import until
 
 SECOND = 16_000
@@ -43,7 +43,7 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.windows: list[tuple[int, int, float]] = []
+        self.windows: list[tuple[int, Extent, float]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.on_read = lambda seconds: None
@@ -62,7 +62,7 @@ class Model:
         seconds = [int(window.features[0, 0]) for window in windows]
         self.batches.append(seconds)
         self.gate.wait(30)
-        self.windows += [(*found, w.frames, w.temperature) for found, w in zip(zip(seconds), windows, strict=True)]
+        self.windows += [(second, w.extent, w.temperature) for second, w in zip(seconds, windows, strict=True)]
         self.on_read(seconds)
         return [
             replace(self.judge(window), words=(Word(start=0.0, end=0.5, word=f" from {second}", probability=1.0),))
@@ -158,12 +158,13 @@ async def test_only_what_failed_is_read_again(engine, model):
 
 async def test_a_doubtful_short_window_is_read_again_in_full(engine, model):
     """That is what makes short windows safe."""
-    model.judge = lambda window: POOR if window.frames < FULL_FRAMES else GOOD
+    model.judge = lambda window: POOR if window.extent != FULL else GOOD
 
     assert await transcribe(engine, 0) == "from 1"
 
     (_, short, first), (_, full, second) = model.windows
-    assert short < full == FULL_FRAMES
+    assert short.frames < full.frames
+    assert full == FULL
     assert (first, second) == (0.0, 0.0)
 
 
@@ -317,7 +318,7 @@ async def test_a_model_that_hangs_ends_the_process(model):
 
 async def test_batches_and_what_is_read_again_are_counted(engine, model):
     """An operator sees whether batches fill, and how much is done twice."""
-    model.judge = lambda window: POOR if window.frames < FULL_FRAMES or window.temperature < 0.2 else GOOD
+    model.judge = lambda window: POOR if window.extent != FULL or window.temperature < 0.2 else GOOD
     await transcribe(engine, 0)
 
     def value(name, **labels):
