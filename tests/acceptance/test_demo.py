@@ -9,6 +9,9 @@ import pytest
 
 from tests.acceptance.stacks import COMMAND, EXAMPLES, environ, processes_of, sttream, words
 
+# The demo takes the usual port if that is free: two that began at the same moment would both find it so.
+pytestmark = pytest.mark.xdist_group("demo")
+
 
 @pytest.fixture
 def data(tmp_path):
