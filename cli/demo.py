@@ -74,8 +74,13 @@ class Clip:
     show_default=True,
     help="Folder of everything that is kept.",
 )
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65000),
+    help="Port of the producer; the embedded server takes the next.  [default: 8010, or one that is free]",
+)
 @parameters.as_json
-def demo(folder: Path | None, data_dir: Path, as_json: bool) -> None:
+def demo(folder: Path | None, data_dir: Path, port: int | None, as_json: bool) -> None:
     """Transcribe the recordings in FOLDER, show the words, stop.
 
     They run on an embedded stack of their own. Without FOLDER: the examples of the source tree.
@@ -87,7 +92,7 @@ def demo(folder: Path | None, data_dir: Path, as_json: bool) -> None:
     recordings = find_recordings(folder) if folder.is_dir() else []
     if not recordings:
         raise click.UsageError(f"no recordings in {folder} (files that end in {' '.join(sorted(SUFFIXES))})")
-    plan = make_plan(host="127.0.0.1", port=None, data_dir=data_dir, consumers=1, audio=[folder])
+    plan = make_plan(host="127.0.0.1", port=port, data_dir=data_dir, consumers=1, audio=[folder])
     try:
         clips = asyncio.run(_demo(plan, recordings, as_json))
     except asyncio.CancelledError:

@@ -8,11 +8,17 @@ import subprocess
 import pytest
 
 from tests.acceptance.stacks import COMMAND, EXAMPLES, environ, processes_of, sttream, words
+from tests.ports import free_port
 
 
 @pytest.fixture
 def data(tmp_path):
     return tmp_path / "demo"
+
+
+def demo(data, *arguments):
+    """Run the demo on a port of its own: of two that find the usual one free at the same moment one is refused."""
+    return sttream("demo", "--data-dir", str(data), "--port", str(free_port(8)), *arguments)
 
 
 def test_the_demo_prints_the_words_of_every_clip(data):
@@ -36,7 +42,7 @@ def test_the_demo_prints_the_words_of_every_clip(data):
 
 def test_the_demo_as_json_is_one_object_a_clip(data, tmp_path):
     """Scripts compare texts and figures without reading a layout."""
-    result = sttream("demo", str(_folder_with_one_clip(tmp_path)), "--data-dir", str(data), "--json")
+    result = demo(data, str(_folder_with_one_clip(tmp_path)), "--json")
     [clip] = map(json.loads, result.stdout.splitlines())
     assert (clip["state"], "young man" in clip["transcript"]["text"]) == ("completed", True)
 
@@ -46,7 +52,7 @@ def test_the_demo_fails_when_a_clip_does(data, tmp_path):
     folder = _folder_with_one_clip(tmp_path)
     (folder / "broken.mp3").write_text("not a recording\n" * 50)
 
-    result = sttream("demo", str(folder), "--data-dir", str(data))
+    result = demo(data, str(folder))
 
     assert result.returncode == 1
     assert "broken.mp3   failed\n  failed: audio_unreadable: " in result.stdout
@@ -58,7 +64,7 @@ def test_a_refused_clip_does_not_keep_the_others_back(data, tmp_path):
     folder = _folder_with_one_clip(tmp_path)
     (folder / "outside.wav").symlink_to("/etc/hostname")
 
-    result = sttream("demo", str(folder), "--data-dir", str(data.parent / "x" / ".." / "demo"))
+    result = demo(data.parent / "x" / ".." / "demo", str(folder))
 
     assert result.returncode == 1
     assert "outside.wav   refused\n  refused: source_outside_roots: " in result.stdout
@@ -78,7 +84,10 @@ def test_an_empty_folder_is_wrong_use(tmp_path):
 def test_ctrl_c_stops_the_demo_and_leaves_nothing(data):
     """Somebody who has seen enough is not left with five processes."""
     with subprocess.Popen(
-        [*COMMAND, "demo", "--data-dir", str(data)], env=environ(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*COMMAND, "demo", "--data-dir", str(data), "--port", str(free_port(8))],
+        env=environ(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
     ) as demo:
         assert b"starting the embedded stack" in demo.stderr.readline()
         demo.send_signal(signal.SIGINT)

@@ -28,11 +28,14 @@ ONE = {
     "STTREAM_LEASE_MS": "30000",
 }
 ON_A_CPU = """
-from consumer.engine import Engine
-from cli.main import main
+import faster_whisper
 
-load = Engine.load
-Engine.load = lambda settings, *more: load(settings.model_copy(update={"device": "cpu"}), *more)
+class OnACpu(faster_whisper.WhisperModel):
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more | {"device": "cpu", "compute_type": "int8"})
+
+faster_whisper.WhisperModel = OnACpu
+from cli.main import main
 main()
 """
 TWO_STAND_INS = f"""

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.acceptance.stacks import EXAMPLES, LIMIT_S, processes_of, sttream, up
+from tests.ports import free_port
 from tests.until import until
 
 CLIP = EXAMPLES / "austen-2-young-man.wav"
@@ -116,7 +117,7 @@ def test_broken_data_are_shown_as_the_server_sees_them(data):
     [log] = (data / "redis" / "appendonlydir").glob("*.incr.aof")
     log.write_bytes(b"*3\r\n$3\r\nSET\r\nwhat is this\r\n" * 10 + log.read_bytes())
 
-    again = sttream("up", "--data-dir", str(data))
+    again = sttream("up", "--data-dir", str(data), "--port", str(stack.port))
 
     assert again.returncode == 3
     assert "server ended (exit 1) before it was ready" in again.stderr
@@ -126,7 +127,8 @@ def test_broken_data_are_shown_as_the_server_sees_them(data):
 
 def test_a_service_that_refuses_to_start_ends_the_stack(data):
     """A setting that only the consumer can judge is told on the screen, and nothing is left running."""
-    result = sttream("up", "--data-dir", str(data), STTREAM_MODEL=str(data / "no-such-model"))
+    port, model = str(free_port(8)), str(data / "no-such-model")
+    result = sttream("up", "--data-dir", str(data), "--port", port, STTREAM_MODEL=model)
     assert result.returncode == 2
     indented = [line for line in result.stderr.splitlines() if line.startswith("  ")]
     assert len(indented) == 1, result.stderr  # the refusal, and no service's traceback
