@@ -222,7 +222,7 @@ class Engine:
     def _read(self, batch: Sequence[_Waiting]) -> None:
         """Read chunks of one kind, and judge what was read."""
         try:
-            with self._watchdog.step(f"model {self.name} on {len(batch)} chunks"):
+            with self._watchdog.step(f"model {self.name} on a batch of {len(batch)}"):
                 readings = self._model.read(list(self._features.map(self._window, batch)))
         except Exception as exc:  # noqa: BLE001 the edge of the thread: whatever it is, it fails chunks, not the thread
             self._failed(batch, exc)

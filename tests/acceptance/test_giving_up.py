@@ -9,21 +9,16 @@ from tests.acceptance.stacks import LIMIT_S, up
 from tests.recordings import write_speech
 from tests.until import until
 
-# The real consumer, but for the model's library: no weights can be made to hang.
+# The real consumer, but for what its model does when it is to read: no weights can be made to hang.
 PROGRAM = """
-import threading, types
-import consumer.engine
+import threading
+import consumer.whisper
 from cli.main import main
 
-class Model:
-    model = types.SimpleNamespace(is_multilingual=True)
+def read(self, windows):
+    {does}
 
-    def __init__(self, *_, **__): ...
-
-    def transcribe(self, audio, **_):
-        {does}
-
-consumer.engine.WhisperModel = Model
+consumer.whisper.Whisper.read = read
 main()
 """
 HANGS = "threading.Event().wait()"
@@ -33,7 +28,7 @@ IS_BROKEN = "raise RuntimeError('an illegal memory access was encountered')"
 @pytest.mark.parametrize(
     ("does", "why"),
     [
-        (HANGS, "model tiny.en on a chunk: no sign of life for"),
+        (HANGS, "model tiny.en on a batch of 1: no sign of life for"),
         (IS_BROKEN, "an illegal memory access was encountered; then on silence too"),
     ],
 )
