@@ -170,12 +170,12 @@ def measure(case: Case, options: argparse.Namespace) -> None:
         case.found.append(found)
 
 
-def environment(folder: Path) -> Path:
-    """Return the Python of the others' environment; make it when it is missing."""
+def environment(folder: Path, maker: str) -> Path:
+    """Return the Python of the others' environment; let `maker`, a Python, make it when it is missing."""
     python = folder / "bin" / "python"
     if not python.exists():
         print(f"making {folder} (once)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([maker, "-m", "venv", str(folder)], check=True)
         install = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps"]
         for line in (RIVALS / "requirements.txt").read_text().splitlines():
             if line and subprocess.run([*install, line], check=False).returncode:
@@ -205,7 +205,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measure, and print."""
     options = _options()
-    theirs = environment(options.venv) if options.rivals else Path()
+    theirs = environment(options.venv, options.python) if options.rivals else Path()
     cases = [
         Case(name, Path(sys.executable) if name == OURS else theirs, min(options.jobs, FEWER.get(name, options.jobs)))
         for name in (OURS, *options.rivals)
@@ -235,6 +235,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--server", choices=("valkey", "redis"), default="valkey")
     parser.add_argument("--fsync", choices=("everysec", "always", "no"), default="everysec")
     parser.add_argument("--venv", type=Path, default=Path(__file__).parent / ".rivals")
+    parser.add_argument(
+        "--python", default=sys.executable, help="makes --venv; ardiq needs 3.12, the locks are of 3.13"
+    )
     parser.add_argument("--folder", type=Path, help="where the servers write")
     parser.add_argument("--json", action="store_true", help="no table")
     options = parser.parse_args()
