@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # `make demo ARGS=...` and the like hand their arguments on.
 ARGS ?=
 
+# Most tests wait, for processes, servers and leases: four at a time keep two cores busy.
+TESTS_AT_A_TIME ?= 4
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test serve check format chaos lock clean
 
@@ -21,7 +24,7 @@ serve: $(VENV)/.runtime ## Keep the embedded stack running (the same as `sttream
 	@$(BIN)/sttream up $(ARGS)
 
 test: $(VENV)/.dev ## Run the whole test suite (ARGS=tests/unit runs a part).
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TESTS_AT_A_TIME) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, who imports whom, types and lock files; changes nothing.
 	@$(BIN)/ruff format --check --quiet --diff .

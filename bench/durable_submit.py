@@ -72,7 +72,7 @@ class Case:
 
 @contextlib.contextmanager
 def running(folder: Path, binary: str | None, *more: str) -> Iterator[int]:
-    """Run a server as `sttream up` does, and yield its port."""
+    """Run a server as `sttream up` does, and yield its port once it listens."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -81,10 +81,25 @@ def running(folder: Path, binary: str | None, *more: str) -> Iterator[int]:
     command = [binary or embedded, config, *more]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     try:
+        wait_for(port)
         yield port
     finally:
         process.kill()
         process.wait()
+
+
+def wait_for(port: int) -> None:
+    """Wait until a server listens, which takes it a moment.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    until = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"no server listens on port {port} after {START_LIMIT_S:g} s")
 
 
 @contextlib.asynccontextmanager

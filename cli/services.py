@@ -100,12 +100,30 @@ def producer() -> None:
 
 
 @click.command()
-def consumer() -> None:
-    """Run a consumer, which transcribes."""
+@click.option(
+    "--gpus",
+    metavar="all|LIST",
+    help="Start and watch one process a GPU: `all`, or indices or UUIDs with commas between, as CUDA_VISIBLE_DEVICES "
+    "takes them.",
+)
+@click.option("--on-gpu", hidden=True, help="Set by --gpus for each process: bound to its log lines as `gpu`.")
+def consumer(gpus: str | None, on_gpu: str | None) -> None:
+    """Run a consumer, which transcribes.
+
+    With --gpus it runs one on each GPU and starts again what dies. A signal drains all of them, a second one ends them
+    at once. Where STTREAM_METRICS_PORT is set, the first GPU has that port and each other one the next.
+    """
     from common.process import run_service
+
+    settings = _settings()
+    if gpus is not None:
+        from deploy.gpus import consumers, keep_running
+
+        services = consumers(gpus, settings)
+        run_service("supervisor", lambda _, stop: keep_running(services, stop), settings)
     from consumer.service import serve_consumer
 
-    run_service("consumer", serve_consumer, _settings())
+    run_service("consumer", serve_consumer, settings, **({"gpu": on_gpu} if on_gpu else {}))
 
 
 @click.command()

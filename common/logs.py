@@ -16,7 +16,7 @@ import structlog
 from structlog.contextvars import merge_contextvars
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
     from structlog.typing import Processor
 
@@ -58,22 +58,24 @@ class _Forgiving(io.TextIOBase):
             self._stream.flush()
 
 
-def configure_logs(settings: Settings, service: str) -> None:
+def configure_logs(settings: Settings, service: str, **more: str) -> None:
     """Send the process's logs to standard error, where standard output is left to data.
 
     Args:
         settings: `log_level` and `log_format` count.
         service: bound to every line as `service`.
+        more: bound to every line, too: those of threads and libraries know no context.
     """
+    bound = {"service": service, **more}
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     level = getattr(logging, settings.log_level.upper())
     structlog.configure(
-        processors=[_adder(service), *_gatherers(), _clean, _renderer(as_json)],
+        processors=[_adder(bound), *_gatherers(), _clean, _renderer(as_json)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
         cache_logger_on_first_use=False,
     )
-    _route_libraries(service, as_json)
+    _route_libraries(bound, as_json)
 
 
 def safe_text(text: str, longest: int = LONGEST_VALUE) -> str:
@@ -105,12 +107,12 @@ def _add_what_it_is_about(_: Any, __: str, event: MutableMapping[str, Any]) -> M
     return event
 
 
-def _adder(service: str) -> Processor:
-    def add_service(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["service"] = service
+def _adder(bound: Mapping[str, str]) -> Processor:
+    def add_bound(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.update(bound)
         return event
 
-    return add_service
+    return add_bound
 
 
 def _clean(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -147,12 +149,12 @@ def _to_json(event: object, **_: object) -> str:
     return orjson.dumps(event).decode()
 
 
-def _route_libraries(service: str, as_json: bool) -> None:
+def _route_libraries(bound: Mapping[str, str], as_json: bool) -> None:
     """Bring what libraries log through the standard module into the same form, warnings and worse."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_adder(service), structlog.stdlib.add_logger_name, *_gatherers()],
+            foreign_pre_chain=[_adder(bound), structlog.stdlib.add_logger_name, *_gatherers()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _clean,

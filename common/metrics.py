@@ -23,6 +23,9 @@ OUTCOMES = ("completed", "retried", "failed", "cancelled", "released")
 
 # From a short clip on an idle GPU to a day's recording behind a night's backlog.
 WAIT_BUCKETS_S = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400)
+FILL_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+# Why a chunk is read once more.
+READ_AGAIN = ("short_window", "temperature")
 REALTIME_BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -118,6 +121,17 @@ class ConsumerMetrics(StageMetrics):
         self.realtime_factor = self._histogram(
             "realtime_factor", "Seconds of audio transcribed per second of work, by job.", REALTIME_BUCKETS
         )
+        self.batch_fill_ratio = self._histogram(
+            "batch_fill_ratio", "Chunks in a model call, of the most that one may have.", FILL_BUCKETS
+        )
+        self.chunks_read_again = self._counter(
+            "chunks_read_again_total", "Chunks whose first reading was not good enough.", "reason"
+        )
+        self.engine_idle_seconds = self._counter(
+            "engine_idle_seconds_total", "Seconds in which a thread of the engine waited for chunks."
+        )
+        for reason in READ_AGAIN:
+            self.chunks_read_again.labels(reason)
 
 
 class WriterMetrics(StageMetrics):

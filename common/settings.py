@@ -69,13 +69,20 @@ class Settings(BaseSettings):
     compute_type: str = Field(
         "default", description="CTranslate2 type: `int8`, `float16`, …; default suits the device."
     )
+    window: Literal["auto", "short", "full"] = Field(
+        "auto",
+        description="What the model looks at: `full` is 30 s of which most may be empty, `short` leaves that out; "
+        "auto: short on a CPU.",
+    )
     batch_size: int | None = Field(
-        None, gt=0, description="Chunks transcribed at a time; default: one a core on a CPU, 4 on a GPU."
+        None, gt=0, description="Chunks in one call of the model; default: measured at the start."
     )
     slots: int | None = Field(
-        None, gt=0, description="Jobs a consumer holds at a time; default: the batch size, twice that on a GPU."
+        None, gt=0, description="Jobs a consumer holds at a time; default: two for each chunk that it reads at a time."
     )
-    prepare_processes: int | None = Field(None, gt=0, description="Decoder processes; default: half the cores, 1 to 4.")
+    prepare_processes: int | None = Field(
+        None, gt=0, description="Decoder processes; default: half the cores, at most 4, with a GPU 12."
+    )
     lease_ms: int = Field(10_000, ge=100, description="What a dead consumer held runs again within this time.")
     renew_ms: int = Field(3_000, ge=10, description="How often leases are renewed; at most a third of the lease.")
     stall_s: float = Field(

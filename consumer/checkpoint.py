@@ -14,7 +14,7 @@ import orjson
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from consumer.engine import ChunkText, model_arguments
+from consumer.engine import ChunkText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 _TEXT = TypeAdapter(ChunkText)
 _NAME_BYTES = 16
+# Options that decide how a recording becomes chunks, not what a chunk's text is.
+_OF_THE_JOB = {"mode", "vad"}
 
 
 class Checkpoint:
@@ -69,7 +71,8 @@ def part_name(identity: str, options: Options, chunk: Chunk, recording: NDArray[
         recording: shape (samples,), 16 kHz mono.
     """
     spans = [(span.start, span.end) for span in chunk.spans]
-    facts = orjson.dumps([identity, model_arguments(options), spans], option=orjson.OPT_SORT_KEYS)
+    asked = options.model_dump(exclude=_OF_THE_JOB)
+    facts = orjson.dumps([identity, asked, spans], option=orjson.OPT_SORT_KEYS)
     digest = hashlib.blake2b(facts, digest_size=_NAME_BYTES)
     for start, end in spans:
         digest.update(recording[start:end].data)

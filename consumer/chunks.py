@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 # What Whisper's encoder sees.
 WINDOW_S = 30.0
-# Without speech detection there is no silence to cut at, and the library's loop moves its window by itself: give it
-# long pieces, cut where it is quietest near the end.
-UNDETECTED_CHUNK_S = 300.0
+# Without speech detection nobody knows where to cut: it is done where it is quietest near the end of the window.
 _QUIET_SEARCH_S = 10.0
 _QUIET_FRAME_S = 0.1
 
@@ -44,6 +42,21 @@ class Chunk:
         """Its length in seconds of speech."""
         return self.samples / SAMPLE_RATE_HZ
 
+    def place(self, start_s: float, end_s: float) -> tuple[float, float]:
+        """Return where a word of this chunk's audio lies in the recording; all in s.
+
+        Both ends are placed in the stretch that the word's middle lies in: the silence between two stretches, which
+        the chunk does not have, must not become part of a word.
+        """
+        middle, passed = (start_s + end_s) / 2 * SAMPLE_RATE_HZ, 0
+        for span in self.spans:
+            if middle < passed + span.end - span.start or span is self.spans[-1]:
+                break
+            passed += span.end - span.start
+        shift = span.start - passed
+        first, last = (min(max(round(at * SAMPLE_RATE_HZ) + shift, span.start), span.end) for at in (start_s, end_s))
+        return first / SAMPLE_RATE_HZ, last / SAMPLE_RATE_HZ
+
     def audio(self, recording: NDArray[np.int16]) -> NDArray[np.float32]:
         """Return its audio, shape (samples,), -1 to 1, 16 kHz: the only part of the recording that is read."""
         pieces = [recording[span.start : span.end] for span in self.spans]
@@ -51,10 +64,10 @@ class Chunk:
 
 
 def chunks_of_speech(spans: Iterable[Span]) -> list[Chunk]:
-    """Pack speech spans into chunks of up to 30 s, in order. A longer span is a chunk of its own."""
+    """Pack speech spans into chunks of up to 30 s, in order."""
     chunks: list[Chunk] = []
     packed: list[Span] = []
-    for span in spans:
+    for span in itertools.chain.from_iterable(map(_fitting, spans)):
         if packed and Chunk((*packed, span)).seconds > WINDOW_S:
             chunks.append(Chunk(tuple(packed)))
             packed = []
@@ -62,15 +75,22 @@ def chunks_of_speech(spans: Iterable[Span]) -> list[Chunk]:
     return [*chunks, Chunk(tuple(packed))] if packed else chunks
 
 
+def _fitting(span: Span) -> Iterator[Span]:
+    """Yield a span in pieces that fit a window; speech detection gives none that does not."""
+    longest = round(WINDOW_S * SAMPLE_RATE_HZ)
+    for start in range(span.start, span.end, longest):
+        yield Span(start, min(start + longest, span.end))
+
+
 def chunks_of_everything(recording: NDArray[np.int16]) -> list[Chunk]:
-    """Cut a recording whose silence shall be kept into chunks of up to five minutes."""
+    """Cut a recording whose silence shall be kept into chunks of up to 30 s."""
     edges = [0, *_quiet_cuts(recording), len(recording)]
     return [Chunk((Span(start, end),)) for start, end in itertools.pairwise(edges) if end > start]
 
 
 def _quiet_cuts(recording: NDArray[np.int16]) -> Iterator[int]:
     """Yield where to cut: the quietest tenth of a second in the last ten before each chunk is full."""
-    longest, search, frame = (round(s * SAMPLE_RATE_HZ) for s in (UNDETECTED_CHUNK_S, _QUIET_SEARCH_S, _QUIET_FRAME_S))
+    longest, search, frame = (round(s * SAMPLE_RATE_HZ) for s in (WINDOW_S, _QUIET_SEARCH_S, _QUIET_FRAME_S))
     start = 0
     while len(recording) - start > longest:
         window = recording[start + longest - search : start + longest].astype(np.float32)

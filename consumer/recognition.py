@@ -58,8 +58,8 @@ class Recognition:
         self._seconds = total_seconds(chunks)
         self._found: list[Chunk] = []
         """Those that an earlier attempt had finished."""
-        # No more than the engine does at a time: another job's chunks come in between.
-        self._running = asyncio.Semaphore(engine.at_a_time)
+        # As many as the engine reads at a time, and as many to follow. It sees to it that jobs take turns.
+        self._running = asyncio.Semaphore(2 * engine.at_a_time)
 
     @property
     def transcribed(self) -> float:

@@ -22,7 +22,7 @@ from common.keys import Keys
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
 from common.outage import Server
-from common.process import calm_collector, unless
+from common.process import calm_collector, one_thread_a_library, unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams, ResultStream
@@ -30,26 +30,31 @@ from common.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from common.settings import Settings
-    from consumer.engine import Engine
+    from consumer.engine import Model
 
 # Results that a writer holds at a time: enough for one transaction to be worth its fsync.
 RESULTS_AT_A_TIME = 64
-# One decoder keeps up with several times what a GPU transcribes.
-MOST_DECODERS = 4
+# Decoding and speech detection take a second of a core for five minutes of sound. A CPU spends far more on reading it;
+# a GPU that reads an hour in a few seconds wants more decoders than one.
+MOST_DECODERS = {"cpu": 4, "cuda": 12}
+# Jobs that a consumer holds for each chunk that its engine reads at a time: while some are read, the next are decoded.
+JOBS_A_CHUNK = 2
 
 
 async def serve_consumer(
-    settings: Settings, stop: asyncio.Event, load: Callable[[Settings, Watchdog], Engine] | None = None
+    settings: Settings, stop: asyncio.Event, load: Callable[[Settings], Model] | None = None
 ) -> None:
     """Run a consumer until `stop` is set, then drain.
 
     Args:
-        load: makes the engine, in a thread; `Engine.load` by default.
+        load: makes the model, in a thread; `Whisper.load` by default.
     """
+    one_thread_a_library()
     # Here, not above: a writer shall not carry the model's libraries.
-    from consumer.engine import Engine, available_cores
+    from consumer.engine import Engine
     from consumer.prepare import PreparePool
     from consumer.transcriber import Transcriber
+    from consumer.whisper import Whisper, available_cores
 
     async with AsyncExitStack() as stack:
         metrics, loaded = ConsumerMetrics(), asyncio.Event()
@@ -58,14 +63,18 @@ async def serve_consumer(
         keys = Keys(settings.queue)
         setup = await unless(stop, set_up(redis, keys))
         watchdog = stack.enter_context(Watchdog(settings.stall_s))
-        engine = await unless(stop, asyncio.to_thread(load or Engine.load, settings, watchdog))
+        loaded_by: Callable[[Settings], Model] = load or Whisper.load
+        model = await unless(stop, asyncio.to_thread(loaded_by, settings))
+        engine = await unless(stop, asyncio.to_thread(Engine.start, model, settings.batch_size, watchdog, metrics))
         stack.callback(engine.close)
-        processes = settings.prepare_processes or max(1, min(MOST_DECODERS, available_cores() // 2))
+        processes = settings.prepare_processes or max(1, min(MOST_DECODERS[model.device], available_cores() // 2))
         pool = PreparePool(processes=processes, max_audio_s=settings.max_audio_s, scratch_dir=settings.scratch_dir)
         await stack.enter_async_context(pool)
         loaded.set()
         stage = Stage(
-            StageSettings("jobs", settings.slots or engine.slots, settings.lease_ms, settings.drain_s),
+            StageSettings(
+                "jobs", settings.slots or JOBS_A_CHUNK * engine.at_a_time, settings.lease_ms, settings.drain_s
+            ),
             JobStreams(redis, keys, settings, _named_consumer()),
             Transcriber(settings, pool, engine, metrics),
             stack.enter_context(LeaseKeeper(settings, Server("Redis"))),

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,7 +17,7 @@ from deploy.datadir import hold
 from deploy.embedded import server_command
 from deploy.follow import Follower
 from deploy.ready import server_answers, service_is_ready, until_ready
-from deploy.supervisor import Service, Supervised, stop_in_order
+from deploy.supervisor import Service, Supervised, own_service, stop_in_order
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -33,10 +30,8 @@ SERVER_WITHIN_S = 300.0
 READY_WITHIN_S = 120.0
 READY_AFTER_DOWNLOAD_S = 3600.0
 SERVER_STOP_S = 30.0
-# Beyond the drain limit, for closing files and connections.
-STOP_MARGIN_S = 5.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_CODE = Path(__file__).parent.parent
+_BEGIN_ANEW = "Here, to begin anew is: `sttream up --accept-data-loss`, with the same --data-dir"
 
 log = structlog.get_logger()
 
@@ -160,11 +155,9 @@ def _server(plan: Plan) -> Service:
 
 
 def _service(plan: Plan, name: str, verb: str, metrics_port: int = 0) -> Service:
-    # -P: a folder named `common` where the user happens to be must not be taken for ours.
-    command = (sys.executable, "-P", "-m", "cli.main", verb)
-    path = os.pathsep.join(filter(None, (str(_CODE), plan.environ.get("PYTHONPATH"))))
-    environ = {**plan.environ, "PYTHONPATH": path, "STTREAM_METRICS_PORT": str(metrics_port)}
-    return Service(name, command, environ, plan.data.log_of(name), plan.settings.drain_s + STOP_MARGIN_S)
+    environ = {**plan.environ, "STTREAM_METRICS_PORT": str(metrics_port)}
+    log_file = plan.data.log_of(name)
+    return own_service(name, (verb,), environ, log_file, plan.settings.drain_s, if_data_lost=_BEGIN_ANEW)
 
 
 @contextlib.contextmanager

@@ -5,29 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from bench.breaker.standin import MelodyReader
 from common.process import run_service
 from common.settings import load_settings
-from consumer.engine import Engine
 from consumer.service import serve_consumer
 
 if TYPE_CHECKING:
     from common.settings import Settings
-    from common.watchdog import Watchdog
 
-# Enough for jobs to share the engine, and for some to hang without stopping the rest.
-_CHUNKS_AT_A_TIME = 4
+# Enough for jobs to share a batch, and for some to hang without stopping the rest.
+_BATCH_SIZE = "2"
 
 
-def load_stand_in(seed: str, settings: Settings, watchdog: Watchdog) -> Engine:
-    """Return the real engine around the stand-in; each start of a process stumbles in other places."""
-    reader = cast("Any", MelodyReader(f"{seed}-{os.getpid()}"))
-    chunks = settings.batch_size or _CHUNKS_AT_A_TIME
-    return Engine(reader, "melody-reader", chunks, 6, watchdog, identity="melody-reader")
+def load_stand_in(seed: str, _: Settings) -> MelodyReader:
+    """Return the stand-in; each start of a process stumbles in other places."""
+    return MelodyReader(f"{seed}-{os.getpid()}")
 
 
 if __name__ == "__main__":
     serve = functools.partial(serve_consumer, load=functools.partial(load_stand_in, sys.argv[1]))
-    run_service("consumer", serve, load_settings())
+    run_service("consumer", serve, load_settings({"STTREAM_BATCH_SIZE": _BATCH_SIZE, **os.environ}))

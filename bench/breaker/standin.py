@@ -1,4 +1,4 @@
-"""The only stand-in of a run: it takes the place of the model library inside the real engine, and reads melodies.
+"""The only stand-in of a run: it takes the place of the model inside the real engine, and reads melodies.
 
 What a job wants of it comes in `hotwords`, an option that a real model gets as well: no code on the way knows of it.
 """
@@ -11,18 +11,21 @@ import time
 import zlib
 from enum import StrEnum
 from itertools import groupby
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from faster_whisper.transcribe import Segment
 
 from bench.breaker.recordings import NOTES_HZ, RATE_HZ
+from common.transcript import Word
+from consumer.reading import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from common.options import Options
+    from consumer.window import Window
 
 # The exit code of a process that a poison job has killed.
 POISONED = 86
@@ -48,33 +51,36 @@ class Orders(StrEnum):
 
 
 class MelodyReader:
-    """Stands for `WhisperModel`: names the notes it hears; now and then it is slow, or fails."""
+    """Stands for `consumer.whisper`: names the notes it hears; now and then it is slow, or fails."""
+
+    name = identity = "melody-reader"
+    workers = 4
+    device = "cpu"
+    multilingual = short_windows = True
 
     def __init__(self, seed: str) -> None:
-        self.model = SimpleNamespace(is_multilingual=True)
         self._rng = random.Random(seed)
 
-    def transcribe(self, audio: NDArray[np.float32], **arguments: Any) -> tuple[Iterator[Segment], SimpleNamespace]:
-        """Return the notes as one segment; as in the library, the work is done while it is iterated."""
-        orders = Orders(arguments.get("hotwords") or "")
-        return self._segments(audio, orders), SimpleNamespace(language="en", language_probability=1.0)
+    def features(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the sound itself: a melody needs no spectrogram."""
+        return audio[np.newaxis]
 
-    def _segments(self, audio: NDArray[np.float32], orders: Orders) -> Iterator[Segment]:
-        if np.abs(audio).max(initial=0) > _LOUD:  # on silence a model that is well never fails
+    def prefix(self, options: Options) -> tuple[int, ...]:
+        """Return the orders, a number a letter."""
+        return tuple(map(ord, options.hotwords or ""))
+
+    def try_batch(self, size: int) -> None:
+        """Do nothing: the size is set."""
+
+    def read(self, windows: Sequence[Window]) -> list[Reading]:
+        """Return the notes of each window, in one word."""
+        return [self._read(window.features[0], Orders("".join(map(chr, window.prefix)))) for window in windows]
+
+    def _read(self, sound: NDArray[np.float32], orders: Orders) -> Reading:
+        if np.abs(sound).max(initial=0) > _LOUD:  # on silence a model that is well never fails
             self._follow(orders)
-        yield Segment(
-            id=0,
-            seek=0,
-            start=0.0,
-            end=len(audio) / RATE_HZ,
-            text=read_melody(audio),
-            tokens=[],
-            avg_logprob=-0.1,
-            compression_ratio=1.0,
-            no_speech_prob=0.0,
-            words=None,
-            temperature=0.0,
-        )
+        heard = Word(start=0.0, end=len(sound) / RATE_HZ, word=read_melody(sound), probability=1.0)
+        return Reading((heard,), 1, -0.1, 0.0, 1.0, "en", 1.0)
 
     def _follow(self, orders: Orders) -> None:
         """Do what was ordered, and now and then what nobody ordered."""

@@ -44,12 +44,15 @@ def server_of(stack: Up) -> Iterator[Redis]:
 
 
 @contextlib.contextmanager
-def consumer(stack: Up, audio: Path, *, program: str | None = None, **settings: str) -> Iterator[Consumer]:
+def consumer(
+    stack: Up, audio: Path, *arguments: str, program: str | None = None, **settings: str
+) -> Iterator[Consumer]:
     """Run a consumer while the block runs.
 
     Args:
         stack: where its server is.
         audio: a folder of recordings.
+        arguments: what comes after `consumer`.
         program: Python text to run in place of the command line's consumer.
         settings: of it alone.
     """
@@ -64,7 +67,7 @@ def consumer(stack: Up, audio: Path, *, program: str | None = None, **settings: 
     output = audio / f"consumer-{len(list(audio.glob('consumer-*')))}.output"
     with output.open("wb") as written:
         process = subprocess.Popen(
-            [*command, "consumer"],
+            [*command, "consumer", *arguments],
             cwd=ROOT,
             env=environ(**(told | QUICK | settings)),
             stdout=written,

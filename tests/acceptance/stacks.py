@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.recordings import EXAMPLES
 from tests.until import until
 
@@ -51,6 +51,20 @@ def processes_of(folder: Path) -> dict[int, str]:
             if str(folder) in known + str((process / "cwd").readlink()):
                 found[int(process.name)] = command
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all that a process has started, and those have."""
+    listed = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    children = [int(child) for child in listed.split()]
+    return [*children, *(one for child in children for one in descendants(child))]
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process has not ended; one that nobody has waited for yet has."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 @dataclass
@@ -97,7 +111,8 @@ class Up:
 @contextlib.contextmanager
 def up(data: Path, *arguments: str, ready: bool = True, **settings: str) -> Iterator[Up]:
     """Run `sttream up` while the block runs; whatever is left of it then is killed."""
-    port = free_port()
+    # Its own, the server's, and those for health of the writer and the consumers.
+    port = free_port(8)
     options = ["--data-dir", str(data), "--port", str(port), "--audio", str(EXAMPLES), *arguments]
     output = data.with_suffix(".output")
     with output.open("a") as errors:
@@ -127,16 +142,6 @@ def _end(running: Up) -> None:
     for pid in processes_of(running.data):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """Return a port that is free, and the next one too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            with contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
-                return int(first.getsockname()[1])
 
 
 def words(text: str) -> Sequence[str]:

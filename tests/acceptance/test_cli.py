@@ -8,6 +8,7 @@ import pytest
 from tests.acceptance.stacks import words
 from tests.recordings import EXAMPLES
 
+pytestmark = pytest.mark.xdist_group("cli")  # one stack for all of them
 CLIP = EXAMPLES / "austen-5-himself.ogg"
 SAID = "he might even have been made amiable himself"
 

@@ -10,8 +10,9 @@ import subprocess
 import pytest
 import redis.asyncio
 
-from tests.acceptance.stacks import COMMAND, EXAMPLES, LIMIT_S, ROOT, environ, free_port, sttream, up
+from tests.acceptance.stacks import COMMAND, EXAMPLES, LIMIT_S, ROOT, environ, sttream, up
 from tests.integration.servers import Servers
+from tests.ports import free_port
 from tests.until import until
 
 CLIP = EXAMPLES / "austen-5-himself.ogg"

@@ -6,42 +6,39 @@ import json
 import os
 import signal
 
+import aiohttp
 import pytest
 
+from tests.acceptance import consumers
+from tests.acceptance.consumers import QUICK, job_of, server_of
 from tests.acceptance.stacks import EXAMPLES, LIMIT_S, sttream, up
 from tests.recordings import cut, write_recording, write_speech
 from tests.until import until
 
 pytestmark = pytest.mark.timeout(300)
 
-# Short leases, so that a rescue takes a moment.
-QUICK = {"STTREAM_LEASE_MS": "3000", "STTREAM_RENEW_MS": "900"}
-
-
-def job_of(stack, job_id):
-    """Return a job as the service tells it."""
-    result = stack.run("status", job_id, "--json")
-    return json.loads(result.stdout)
+# Progress shows soon after it is made; the lease stays long, so that a busy machine costs no attempt.
+SHOWN = {"STTREAM_RENEW_MS": "300"}
 
 
 async def running(stack, job_id):
     """Wait until the engine works on a job, and return its consumer's process id."""
-    job = await until(
-        lambda: (job := job_of(stack, job_id))["state"] == "running" and job["progress"] > 0.05 and job,
-        within_s=LIMIT_S,
-        what=f"{job_id} is being transcribed",
-    )
+
+    def under_way():
+        job = job_of(server, job_id)
+        return job if job["state"] == "running" and float(job.get("progress", 0)) > 0.05 else None
+
+    with server_of(stack) as server:
+        job = await until(under_way, within_s=LIMIT_S, what=f"{job_id} is being transcribed")
     return int(job["worker"].rsplit("-", 2)[1])
 
 
 async def ended(stack, job_id):
-    """Wait for the end of a job."""
-    states = {"completed", "failed", "cancelled"}
-    return await until(
-        lambda: (job := job_of(stack, job_id))["state"] in states and job,
-        within_s=2 * LIMIT_S,
-        what=f"{job_id} has ended",
-    )
+    """Wait for the end of a job, and return it as the service tells it."""
+    with server_of(stack) as server:
+        await consumers.ended(server, job_id, within_s=2 * LIMIT_S)
+    async with aiohttp.ClientSession() as session, session.get(f"{stack.url}/v1/jobs/{job_id}") as answer:
+        return await answer.json()
 
 
 async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
@@ -62,7 +59,7 @@ async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
 async def test_sigterm_lets_the_running_job_finish(tmp_path):
     """A deploy costs no work: the consumer ends what it has, exits 0, and the job counts one attempt."""
     recording = write_speech(tmp_path / "long.wav", rounds=2)
-    with up(tmp_path / "data", "--audio", str(tmp_path), STTREAM_DRAIN_S="50") as stack:
+    with up(tmp_path / "data", "--audio", str(tmp_path), STTREAM_DRAIN_S="50", **SHOWN) as stack:
         stack.run("submit", str(recording), "--id", "long")
         consumer = await running(stack, "long")
         os.kill(consumer, signal.SIGTERM)
@@ -79,7 +76,7 @@ async def test_sigterm_lets_the_running_job_finish(tmp_path):
 async def test_a_cancelled_job_stops_and_leaves_no_files(tmp_path):
     """The operator's way out of a mistake of two hours."""
     recording = write_speech(tmp_path / "long.wav", rounds=4)
-    with up(tmp_path / "data", "--audio", str(tmp_path)) as stack:
+    with up(tmp_path / "data", "--audio", str(tmp_path), **SHOWN) as stack:
         stack.run("submit", str(recording), "--id", "long")
         await running(stack, "long")
         assert stack.run("cancel", "long").returncode == 0

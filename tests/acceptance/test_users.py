@@ -11,8 +11,9 @@ import pytest
 import redis.asyncio
 from redis.exceptions import NoPermissionError
 
-from tests.acceptance.stacks import COMMAND, EXAMPLES, LIMIT_S, ROOT, environ, free_port, sttream
+from tests.acceptance.stacks import COMMAND, EXAMPLES, LIMIT_S, ROOT, environ, sttream
 from tests.integration.servers import KINDS, Servers
+from tests.ports import free_port
 from tests.until import until
 
 pytestmark = pytest.mark.timeout(300)

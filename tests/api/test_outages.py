@@ -20,15 +20,15 @@ from common.settings import Settings
 from producer import app
 from producer.app import serve
 from tests.api.conftest import Api, Maker, form
+from tests.ports import free_port
 from tests.until import until
 
 
 @pytest.fixture
 def own_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A server that may be killed, and comes back on its port with its data."""
-    server = ValkeyServer(data_dir=tmp_path / "valkey", appendonly="yes", appendfsync="always")
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path / "valkey", appendonly="yes", appendfsync="always")
     server.start()
-    server._desired_port = server.port
     yield server
     if server.is_running():
         server.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import socket
@@ -118,6 +119,7 @@ def _laid(folder: Path, kind: str, files: forgeries.Forged, ends: frozenset[str]
         yield HostileFile(path, kind, ends)
 
 
+@functools.cache
 def _speech(clip: Path) -> NDArray[np.int16]:
     from faster_whisper import decode_audio
 

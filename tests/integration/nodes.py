@@ -12,7 +12,8 @@ import redis.asyncio
 from redis.exceptions import ConnectionError, TimeoutError
 
 from common.group import pairs
-from tests.integration.servers import BINARIES, CONFIG, free_port
+from tests.integration.servers import BINARIES, CONFIG
+from tests.ports import free_port
 from tests.until import until
 
 if TYPE_CHECKING:

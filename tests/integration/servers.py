@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.ports import free_port
 from tests.until import until
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Servers:
     async def start(self, kind: str, **more: str) -> Server:
         """Start one more server of a kind, with more options; it ends with the session if not before."""
         server = self._start(kind, CONFIG | more)
-        await until(server.answers, within_s=10, what=f"the {kind} server answers")
+        await until(server.answers, within_s=60, what=f"the {kind} server answers")
         return server
 
     def _start(self, kind: str, config: dict[str, str]) -> Server:
@@ -135,10 +135,3 @@ def _redis() -> str:
 
 
 BINARIES = {"valkey": _valkey, "redis": _redis}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

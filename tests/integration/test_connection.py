@@ -22,7 +22,7 @@ from common.connection import connect, connect_thread, group_is_missing, refusal
 from common.settings import load_settings
 from tests.integration.nodes import LIMIT_S, Node, Nodes
 from tests.integration.seeds import full_memory, submit
-from tests.integration.servers import free_port
+from tests.ports import free_port
 from tests.until import until
 
 if TYPE_CHECKING:

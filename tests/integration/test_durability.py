@@ -155,6 +155,18 @@ def replicated(redis: Redis, keys: Keys) -> JobQueue:
     return JobQueue(redis, keys, replicated=True)
 
 
+async def accepted(queue: JobQueue, job_id: str) -> Submitted:
+    """Submit until it is confirmed, as clients are told to: on a busy machine a replica may need more than a second."""
+
+    async def confirmed() -> Submitted | None:
+        with contextlib.suppress(Unconfirmed):
+            return await queue.submit(job_id, spec(), max_queued=100)
+        return None
+
+    answer: Submitted = await until(confirmed, within_s=60, what=f"a yes to {job_id}")
+    return answer
+
+
 @contextlib.contextmanager
 def paused(server: Server) -> Iterator[None]:
     server.process.send_signal(signal.SIGSTOP)
@@ -181,9 +193,9 @@ async def test_no_yes_while_no_replica_confirms(
 ) -> None:
     """The repeat of a submission must not say yes to what only the server has, over whatever connection it comes."""
     other = JobQueue(other_redis, keys, replicated=True)
-    assert await replicated.submit("before", spec(), max_queued=100) is Submitted.QUEUED
+    assert await accepted(replicated, "before") in {Submitted.QUEUED, Submitted.KNOWN}
     # Connections whose last write is confirmed, as in a producer that has run for a while.
-    assert await other.submit("before", spec(), max_queued=100) is Submitted.KNOWN
+    assert await accepted(other, "before") is Submitted.KNOWN
 
     with paused(replica):
         for caller in (replicated, other, replicated):
@@ -197,7 +209,7 @@ async def test_no_yes_while_no_replica_confirms(
             await Durability(redis, "replica").check()
         await Durability(redis, "disk").check()
 
-    assert await other.submit("a", spec(), max_queued=100) is Submitted.KNOWN
+    assert await accepted(other, "a") is Submitted.KNOWN
     assert await replica_redis.hget(keys.job("a"), "state") == "queued"
     assert await redis.xlen(keys.lane("normal")) == 2
 

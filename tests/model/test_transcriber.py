@@ -22,6 +22,7 @@ from common.watchdog import Watchdog
 from consumer.engine import Engine
 from consumer.prepare import PreparePool
 from consumer.transcriber import Transcriber
+from consumer.whisper import Whisper
 from tests.recordings import EXAMPLES, write_recording, write_speech
 from tests.until import until
 
@@ -31,9 +32,10 @@ async def transcriber(tmp_path):
     roots = f"{EXAMPLES}:{tmp_path}"
     environ = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu", "STTREAM_AUDIO_ROOTS": roots}
     settings = load_settings(environ | {"STTREAM_UPLOAD_DIR": str(tmp_path)})
-    engine = Engine.load(settings, Watchdog(60))
+    metrics = ConsumerMetrics()
+    engine = Engine(Whisper.load(settings), 2, Watchdog(60), metrics)
     async with PreparePool(processes=1, max_audio_s=600) as pool:
-        yield Transcriber(settings, pool, engine, ConsumerMetrics())
+        yield Transcriber(settings, pool, engine, metrics)
     engine.close()
 
 

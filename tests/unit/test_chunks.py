@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.chunks import UNDETECTED_CHUNK_S, WINDOW_S, Chunk, chunks_of_everything, chunks_of_speech
+from consumer.chunks import WINDOW_S, Chunk, chunks_of_everything, chunks_of_speech
 from consumer.speech import SAMPLE_RATE_HZ, Span
 
 
@@ -49,11 +49,21 @@ def test_the_audio_of_a_chunk_is_its_spans_joined():
     assert (audio * 32768).tolist() == [10, 11, 50, 51, 52]
 
 
+def test_a_span_that_is_too_long_is_cut():
+    """The model would not see its end."""
+    long = Span(0, round(70 * SAMPLE_RATE_HZ))
+
+    chunks = chunks_of_speech([long])
+
+    assert [chunk.seconds for chunk in chunks] == [30, 30, 10]
+    assert [span for chunk in chunks for span in chunk.spans][-1].end == long.end
+
+
 def test_without_detection_long_recordings_are_cut_where_it_is_quiet():
     """A cut in the middle of a word loses the word."""
     rng = np.random.default_rng(1)
-    recording = rng.integers(-8000, 8000, 700 * SAMPLE_RATE_HZ, dtype=np.int16)
-    pause = slice(295 * SAMPLE_RATE_HZ, round(295.1 * SAMPLE_RATE_HZ))
+    recording = rng.integers(-8000, 8000, 70 * SAMPLE_RATE_HZ, dtype=np.int16)
+    pause = slice(25 * SAMPLE_RATE_HZ, round(25.1 * SAMPLE_RATE_HZ))
     recording[pause] = 0
 
     chunks = chunks_of_everything(recording)
@@ -63,7 +73,7 @@ def test_without_detection_long_recordings_are_cut_where_it_is_quiet():
     assert pause.start <= edges[0].end <= pause.stop
     assert [span.start for span in edges[1:]] == [span.end for span in edges[:-1]]
     assert edges[-1].end == len(recording)
-    assert all(chunk.seconds <= UNDETECTED_CHUNK_S for chunk in chunks)
+    assert all(chunk.seconds <= WINDOW_S for chunk in chunks)
 
 
 def test_an_empty_recording_has_no_chunks():

@@ -10,7 +10,7 @@ from common.errors import SettingsError
 from deploy.datadir import DataDir, hold
 from deploy.errors import StackRefused
 from deploy.plan import ignored, make_plan
-from tests.acceptance.stacks import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_wrong_setting_stops_before_the_first_process(plan):
 @pytest.mark.parametrize(("offset", "whose"), [(0, "the producer"), (1, "the embedded server")])
 def test_a_taken_port_is_named(plan, offset, whose):
     """Two stacks on one machine is the usual reason; the message says which option helps."""
-    port = free_port()
+    port = free_port(2)
     with socket.socket() as other:
         other.bind(("127.0.0.1", port + offset))
         other.listen()

@@ -5,15 +5,16 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import click
 import pytest
+import structlog
 
-from common.errors import DataLost
-from deploy.errors import StackRefused
+from common.errors import DataLost, SettingsError
 from deploy.follow import Follower, is_routine, last_words, readable
 from deploy.supervisor import Service, Supervised
+from tests.acceptance.stacks import runs
 from tests.until import until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
@@ -22,7 +23,8 @@ STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); 
 @pytest.fixture
 def service(tmp_path):
     def service(code, stop_s=10.0):
-        return Service("clock", (sys.executable, "-c", code), {}, tmp_path / "clock.log", stop_s, tmp_path)
+        command, log = (sys.executable, "-c", code), tmp_path / "clock.log"
+        return Service("clock", command, {}, log, stop_s, tmp_path, "begin anew: `sttream up --accept-data-loss`")
 
     return service
 
@@ -38,12 +40,15 @@ async def test_a_service_that_dies_is_started_again_after_longer_and_longer_wait
             await asyncio.Event().wait()
 
     supervised = Supervised(service("raise SystemExit(1)"), clock=lambda: 0.0, sleep=sleep)
-    supervised.start()
-    await asyncio.wait_for(enough.wait(), 30)
-    await supervised.stop()
+    with structlog.testing.capture_logs() as lines:
+        supervised.start()
+        await asyncio.wait_for(enough.wait(), 30)
+        await supervised.stop()
 
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     assert supervised.last_exit == "exit 1"
+    told = [(line["in_a_row"], line["log_level"]) for line in lines if line["event"] == "service_exited"]
+    assert told == [(1, "warning"), (2, "warning"), *((number, "error") for number in range(3, 8))]
 
 
 async def test_a_service_that_ran_well_starts_again_at_once(service):
@@ -67,8 +72,16 @@ async def test_a_service_that_ran_well_starts_again_at_once(service):
 async def test_wrong_settings_are_not_tried_again(service):
     """Exit code 2 says the same however often it is asked; the reason is in the message."""
     supervised = Supervised(service("import sys; print('STTREAM_X is wrong'); sys.exit(2)"))
-    with pytest.raises(StackRefused, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
+    with pytest.raises(SettingsError, match=r"clock refuses to start:\n  STTREAM_X is wrong"):
         await supervised.start()
+
+
+async def test_a_service_without_a_log_writes_where_its_supervisor_does(service, capfd):
+    """In a container one stream carries every line, each as its service wrote it."""
+    supervised = Supervised(replace(service("import sys; print('{}'); sys.exit(2)"), log=None))
+    with pytest.raises(SettingsError, match=r"^clock refuses to start; its own log line says why$"):
+        await supervised.start()
+    assert capfd.readouterr().out == "{}\n"
 
 
 async def test_lost_data_are_not_run_over_by_another_start(service):
@@ -101,7 +114,7 @@ async def test_what_a_killed_service_had_started_dies_with_it(service, tmp_path)
 
     os.kill(supervised.pid, signal.SIGKILL)
 
-    await until(lambda: not _runs(child), within_s=10, what="the child's end")
+    await until(lambda: not runs(child), within_s=10, what="the child's end")
     await supervised.stop()
 
 
@@ -170,11 +183,3 @@ def test_only_whole_new_lines_are_shown(tmp_path):
     log.write_text("anew\n")
     follower.look()
     assert [line.split()[-1] for line in shown] == ["one", "half", "anew"]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
