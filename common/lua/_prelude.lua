@@ -86,10 +86,10 @@ local function short(lane)
 end
 
 -- What a job's hash notes of the entry that carries it: any other entry of that id is a stray. The lane is part of it, for
--- two lanes may give the same entry id; the one that most jobs are on is not noted, since they wait in memory.
+-- two lanes may give the same entry id; a priority of normal is not noted, since most jobs have it, and wait in memory.
 local function carried_by(lane, entry_id)
   if short(lane) == 'normal' then return 'entry_id', entry_id end
-  return 'entry_id', entry_id, 'lane', short(lane)
+  return 'entry_id', entry_id, 'priority', short(lane)
 end
 
 -- Put a job's entry on its lane; return what its hash must note of it, for `move`.

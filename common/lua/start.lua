@@ -17,8 +17,8 @@ local function start(keys, argv)
     local flat, was = redis.call('HGETALL', job), {}
     for index = 1, #flat, 2 do was[flat[index]] = flat[index + 1] end
     if #flat == 0 then return 4 end
-    -- A job that an older version has queued may not say on which lane: its entry must not be taken for a stray, and lost.
-    local on = was.lane or (was.source and 'normal') or here
+    -- An older version noted the lane, or did not: its entry must not be taken for a stray, and be lost.
+    local on = was.priority or was.lane or (was.source and 'normal') or here
     local waits = was.state == 'queued'
     if short(on) ~= here or was.entry_id ~= entry_id or not (waits or was.state == 'running') then
       through(entry_id)

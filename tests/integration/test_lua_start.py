@@ -118,7 +118,7 @@ async def test_an_entry_added_by_hand_becomes_a_job(
         "job:a.run": entry_id.partition("-")[0],
         "job:a.created_ms": NOW,
         "job:a.entry_id": entry_id,
-        "job:a.lane": "high",
+        "job:a.priority": "high",
         "job:a.state": "running",
         "job:a.attempts": "1",
         "job:a.started_ms": NOW,

@@ -51,7 +51,7 @@ async def test_a_job_is_queued_on_the_lane_of_its_priority(
         "job:a.created_ms": NOW,
         "job:a.entry_id": ENTRY_ID,
         **({"job:a.spec": job.beside_source()} if job.beside_source() else {}),
-        **({"job:a.lane": priority} if priority != "normal" else {}),
+        **({"job:a.priority": priority} if priority != "normal" else {}),
         f"jobs:{priority}": [(after["job:a.entry_id"], fields("a", batch_id))],
         "events": ["id=a state=queued"],
         **counted(batch_id, queued=1),
