@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -122,12 +124,25 @@ async def server_now_ms(client: Client) -> int:
 
 
 class _Mended:
-    """Mends how the client's connections send, in two places.
+    """Mends how the client's connections send, in three places.
 
-    A loop which is told to end does end: redis-py sends under `asyncio.wait_for`, and before Python 3.12 that drops a
+    Commands are encoded in C, as the blocking client does: in Python that is a quarter of a busy consumer's time. A
+    loop which is told to end does end: redis-py sends under `asyncio.wait_for`, and before Python 3.12 that drops a
     cancellation which comes together with the result (cpython issue 86296). And a connection that was closed between
     two commands is a lost connection: uvloop calls it a RuntimeError.
     """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Encode one command."""
+        name, *told = args
+        try:
+            return [hiredis.pack_command((*str(name).split(), *told))]
+        except (TypeError, ValueError):  # half of a surrogate pair, or no value: escaped, or refused with a word
+            return super().pack_command(*args)  # type: ignore[misc, no-any-return]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        """Encode many."""
+        return [piece for command in commands for piece in self.pack_command(*command)]
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         """Send, as the class does that this is mixed into, and raise a cancellation that came meanwhile."""

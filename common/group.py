@@ -34,7 +34,8 @@ class Group:
         self.streams = streams
         self.group = group
         self.consumer = consumer
-        self._cursors = dict.fromkeys(streams, "0-0")
+        self._cursors = ["0-0"] * len(streams)
+        self._waited_in_vain = False
 
     async def create(self) -> None:
         """Create the group at the first entry of each stream, so that none added before is left out."""
@@ -63,20 +64,32 @@ class Group:
         """Return new entries: from the streams in order, and if all are empty from the first that gets one.
 
         Args:
-            count: most entries; the blocking read may return up to as many from each stream.
+            count: most entries.
             block_ms: how long to wait.
-
-        Source: XREADGROUP command page: COUNT counts for each stream, so streams in order need a call each.
         """
-        entries: list[Entry] = []
-        for stream in self.streams:
-            entries += await self._read({stream: ">"}, count - len(entries), None)
-            if len(entries) >= count:
-                return entries
-        return entries or await self._read(dict.fromkeys(self.streams, ">"), 1, block_ms)
+        # After a wait in vain all were empty a moment ago: that is not asked again. Each stream may give one then.
+        if self._waited_in_vain and count >= len(self.streams):
+            entries = []
+        else:
+            entries = await self._read(count)
+        return entries or await self._wait(block_ms)
 
-    async def _read(self, streams: dict[str, str], count: int, block_ms: int | None) -> list[Entry]:
-        reply = await self.redis.xreadgroup(self.group, self.consumer, streams, count=count, block=block_ms)
+    async def _read(self, count: int) -> list[Entry]:
+        pages = await call(self.redis, "read", self.streams, [self.group, self.consumer, count])
+        return [
+            Entry(stream, entry_id, 1, pairs(fields))
+            for stream, page in zip(self.streams, pages, strict=True)
+            for entry_id, fields in page
+        ]
+
+    async def _wait(self, block_ms: int) -> list[Entry]:
+        """Return the first entry that arrives, and of streams that have got some meanwhile the first of each.
+
+        Source: XREADGROUP command page: COUNT counts for each stream.
+        """
+        streams = dict.fromkeys(self.streams, ">")
+        reply = await self.redis.xreadgroup(self.group, self.consumer, streams, count=1, block=block_ms)
+        self._waited_in_vain = not reply
         return [Entry(stream, entry_id, 1, fields) for stream, page in reply for entry_id, fields in page]
 
     async def rescue(self, count: int, min_idle_ms: int) -> list[Entry]:
@@ -85,13 +98,11 @@ class Group:
         Source: XAUTOCLAIM command page; t_stream.c, xautoclaimCommand (7.0): it looks at 10 x COUNT entries and
         stops, so starting over each time would see the same live entries for ever.
         """
+        args: list[str | int] = [self.group, self.consumer, min_idle_ms, count, *self._cursors]
+        pages = await call(self.redis, "rescue", self.streams, args)
+        self._cursors = [cursor for cursor, _, _ in pages]
         entries: list[Entry] = []
-        for stream in self.streams:
-            if len(entries) >= count:
-                break
-            most = count - len(entries)
-            args: list[str | int] = [self.group, self.consumer, min_idle_ms, self._cursors[stream], most]
-            self._cursors[stream], page, deleted = await call(self.redis, "rescue", [stream], args)
+        for stream, (_, page, deleted) in zip(self.streams, pages, strict=True):
             entries += [Entry(stream, entry_id, deliveries, pairs(fields)) for entry_id, deliveries, fields in page]
             if deleted:
                 log.error(
@@ -102,10 +113,25 @@ class Group:
                 )
         return entries
 
-    async def forget(self, gone_ms: int) -> None:
-        """Remove consumers that have been silent for `gone_ms` and hold nothing."""
-        for stream in self.streams:
-            await call(self.redis, "forget", [stream], [self.group, gone_ms])
+    async def look_around(self, gone_ms: int, *more_keys: str, most_due: int = 0) -> tuple[list[str], int]:
+        """Remove consumers that have been silent for `gone_ms` and hold nothing.
+
+        Args:
+            gone_ms: in milliseconds.
+            more_keys: the delayed set and the results stream, where they are looked at too.
+            most_due: most ids.
+
+        Returns:
+            Ids of delayed jobs that are due, longest first, and how many results wait for the writer.
+        """
+        args: list[str | int] = [self.group, gone_ms, len(self.streams), most_due]
+        _, due, unstored = await call(self.redis, "house", [*self.streams, *more_keys], args)
+        return due, unstored
+
+    @property
+    def member(self) -> tuple[str, str]:
+        """The group and this consumer, as functions take them."""
+        return self.group, self.consumer
 
     def fence(self, entry: Entry) -> list[str | int | float]:
         """Return the arguments with which a function checks that the entry is still ours."""
@@ -127,11 +153,7 @@ class Group:
 
     async def call_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send many commands in one round trip, each atomic by itself; the first error is raised after all ran."""
-        replies = await self.call_each(commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return first_error_raised(await self.call_each(commands))
 
     async def call_each(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send many commands in one round trip; an error that blames one of them is its reply.
@@ -145,10 +167,30 @@ class Group:
             pipeline.execute_command(*command)
         # Raised here, not by the pipeline: it would wrap the text, and `server_is_away` reads its first word.
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and (blames_the_server(reply) or refusal(reply)):
-                raise reply
+        _raise_blame(replies)
         return replies
+
+    async def call_for_each(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Send functions that do one thing for one, or for each of many; the reply to each of those, or its error."""
+        replies: list[Any] = []
+        for reply in await self.call_all(commands):
+            replies += reply if isinstance(reply, list) else [reply]
+        _raise_blame(replies)
+        return replies
+
+
+def first_error_raised(replies: list[Any]) -> list[Any]:
+    """Return replies without an error among them."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _raise_blame(replies: Iterable[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception) and (blames_the_server(reply) or refusal(reply)):
+            raise reply
 
 
 def pairs(flat: Sequence[str]) -> dict[str, str]:

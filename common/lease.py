@@ -27,6 +27,8 @@ log = structlog.get_logger()
 Clock = Callable[[], float]
 Command = tuple[Any, ...]
 Part = tuple[str, str]
+# Makes the command that asks whether a job shall be cancelled; None where nobody can ask for it.
+Cancellation = Callable[[], Command | None]
 # Makes the command that renews one entry, with its progress ("" when unchanged) and the parts that are new.
 Renewal = Callable[[str, Sequence[Part]], Command]
 
@@ -68,13 +70,18 @@ class Lease:
     """One entry that this process holds. Written by the work and by the keeper's thread."""
 
     def __init__(
-        self, renewal: Renewal, *, cancellation: Command | None = None, limit_s: float | None = None, clock: Clock
+        self,
+        renewal: Renewal,
+        *,
+        cancellation: Cancellation = lambda: None,
+        limit_s: float | None = None,
+        clock: Clock,
     ) -> None:
         """Start the clock.
 
         Args:
             renewal: makes the renewing command.
-            cancellation: asks whether the job shall be cancelled; None when nobody can ask for it.
+            cancellation: makes the command that asks whether the job shall be cancelled.
             limit_s: seconds after which the lease is let go; None for no limit.
             clock: monotonic seconds.
         """
@@ -215,7 +222,8 @@ class LeaseKeeper:
 
     def look_for_cancellations(self) -> None:
         """Ask for every job in one round trip whether it shall be cancelled."""
-        asked = [(lease, lease.cancellation) for lease in self._held() if lease.cancellation and not lease.over]
+        open_leases = [lease for lease in self._held() if not lease.over]
+        asked = [(lease, command) for lease in open_leases if (command := lease.cancellation()) is not None]
         for (lease, _), wanted in zip(asked, self._send([command for _, command in asked]), strict=True):
             if wanted == 1:
                 lease.end(Ended.CANCELLED)

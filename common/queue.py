@@ -5,19 +5,25 @@ The stages' side of the same streams is `common.streams`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.connection import Client, group_is_missing, server_now_ms
 from common.durability import CONFIRM_MS, call_and_wait
 from common.errors import Unconfirmed
+from common.group import first_error_raised
 from common.keys import TRANSCRIBERS, Keys
-from common.records import Job, JobSpec, State, job_or_none
+from common.records import PRIORITIES, Job, JobSpec, State, job_or_none
 from common.scripts import call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# Jobs submitted in one call at most: the server does nothing else meanwhile, for about a millisecond.
+_SUBMITTED_AT_ONCE = 128
 
 
 class Submitted(Enum):
@@ -36,6 +42,20 @@ class Submitted(Enum):
     def accepted(self) -> bool:
         """Whether the job is in the queue's hands, by this submission or one before."""
         return self in {Submitted.QUEUED, Submitted.SCHEDULED, Submitted.KNOWN}
+
+
+class NewJob(NamedTuple):
+    """A job to accept."""
+
+    id: str
+    """The idempotency key; see `common.records.check_id`."""
+    spec: JobSpec
+    run: int = 1
+    """1, or one more than the run of an ended job that is submitted again."""
+    due_ms: int = 0
+    """Server ms before which it shall not start; 0 for at once."""
+    delay_ms: int = 0
+    """The same, as a wait from now."""
 
 
 class Cancellation(Enum):
@@ -89,35 +109,72 @@ class JobQueue:
         due_ms: int = 0,
         delay_ms: int = 0,
     ) -> Submitted:
-        """Accept a job once; atomic.
-
-        Args:
-            job_id: the idempotency key; see `common.records.check_id`.
-            spec: the job.
-            max_queued: jobs waiting, scheduled or running from which on new ones are refused.
-            run: 1, or one more than the run of an ended job that is submitted again.
-            due_ms: server ms before which it shall not start; 0 for at once.
-            delay_ms: the same, as a wait from now.
+        """Accept a job once; atomic. For the arguments see `NewJob` and `submit_many`.
 
         Raises:
             Unconfirmed: it was accepted, or had been, but no replica said in time that it has it.
         """
-        keys = self.keys
-        batch = [keys.batch(spec.batch_id)] if spec.batch_id else []
-        submitted, confirmed = await self._submit(
-            [keys.job(job_id), keys.events, keys.delayed, keys.lane(spec.priority), *keys.lanes, *batch],
-            [job_id, spec.source, spec.to_json(), run, due_ms, delay_ms, max_queued, spec.batch_id or ""],
-        )
-        if submitted.accepted and not confirmed:
-            raise Unconfirmed(job_id, CONFIRM_MS)
-        return submitted
+        [answer] = await self.submit_many([NewJob(job_id, spec, run, due_ms, delay_ms)], max_queued=max_queued)
+        if isinstance(answer, Unconfirmed):
+            raise answer
+        return answer
 
-    async def _submit(self, keys: Sequence[str], args: Sequence[str | int]) -> tuple[Submitted, bool]:
+    async def submit_many(self, jobs: Sequence[NewJob], *, max_queued: int) -> list[Submitted | Unconfirmed]:
+        """Accept jobs, each once and by itself, in their order; many go in one call.
+
+        When the server is lost in between, some are accepted: submit all again, those will be known.
+
+        Args:
+            jobs: of those with one id, the first counts.
+            max_queued: jobs waiting, scheduled or running from which on new ones are refused.
+
+        Returns:
+            The answer to each; `Unconfirmed` for one that was accepted, or had been, but no replica said in time that
+            it has it.
+        """
+        answers: list[Submitted | Unconfirmed] = []
+        for first in range(0, len(jobs), _SUBMITTED_AT_ONCE):
+            page = jobs[first : first + _SUBMITTED_AT_ONCE]
+            told = await self._submit(page, max_queued, JobSpec.beside_source)
+            conflicts = [job for job, answer in zip(page, told, strict=True) if answer is Submitted.CONFLICT]
+            if conflicts:
+                # A version before this one wrote the whole spec: a job that it queued is known by that.
+                again = iter(await self._submit(conflicts, max_queued, JobSpec.to_json))
+                told = [next(again) if answer is Submitted.CONFLICT else answer for answer in told]
+            answers += told
+        return answers
+
+    async def _submit(
+        self, jobs: Sequence[NewJob], max_queued: int, text_of: Callable[[JobSpec], str]
+    ) -> list[Submitted | Unconfirmed]:
+        """Call the function.
+
+        Args:
+            jobs: as many as fit into one call.
+            max_queued: see `submit_many`.
+            text_of: what a job's hash holds of it beside the source.
+        """
+        keys = self.keys
+        batches: dict[str, int] = {}
+        told: list[str | int] = []
+        for job in jobs:
+            spec = job.spec
+            batch = batches.setdefault(spec.batch_id, len(batches) + 1) if spec.batch_id else 0
+            lane = PRIORITIES.index(spec.priority) + 1
+            told += (job.id, spec.source, text_of(spec), job.run, job.due_ms, job.delay_ms, lane, batch)
+        names = [keys.events, keys.delayed, *keys.lanes, *(keys.job(job.id) for job in jobs), *map(keys.batch, batches)]
+        replies, confirmed = await self._call(names, [max_queued, len(jobs), *told, *batches])
+        answers = [Submitted(reply) for reply in first_error_raised(replies)]
+        if confirmed:
+            return list(answers)
+        pairs = zip(jobs, answers, strict=True)
+        return [Unconfirmed(job.id, CONFIRM_MS) if answer.accepted else answer for job, answer in pairs]
+
+    async def _call(self, keys: Sequence[str], args: Sequence[str | int]) -> tuple[list[Any], bool]:
         """Call the function; return also whether all have confirmed it that must."""
         if not self._replicated:
-            return Submitted(await call(self.redis, "submit", keys, args)), True
-        reply, confirmed = await call_and_wait(self.redis, "submit", keys, args)
-        return Submitted(reply), confirmed
+            return await call(self.redis, "submit", keys, args), True
+        return await call_and_wait(self.redis, "submit", keys, args)
 
     async def job(self, job_id: str) -> Job | None:
         """Return the job, or None when Redis does not hold it (any more)."""

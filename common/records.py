@@ -86,8 +86,32 @@ class JobSpec(BaseModel):
 
     def to_json(self) -> str:
         """Return the canonical text: two specs are the same job when their texts are equal."""
-        left = self.model_dump(mode="json", exclude_defaults=True)
-        return orjson.dumps(left, option=orjson.OPT_SORT_KEYS).decode()
+        return _canonical(self.model_dump(mode="json", exclude_defaults=True))
+
+    def beside_source(self) -> str:
+        """Return the canonical text of all but the source; "" for a job that asks for nothing else, as most do."""
+        left = self.model_dump(mode="json", exclude_defaults=True, exclude={"source"})
+        return _canonical(left) if left else ""
+
+    @classmethod
+    def from_parts(cls, source: str | None, beside: str) -> Self:
+        """Read what a hash or an entry holds.
+
+        Args:
+            source: None where a version before this one has written it into the rest.
+            beside: `beside_source`.
+
+        Raises:
+            ValueError: it is no job.
+        """
+        if source is None:
+            return cls.model_validate_json(beside)
+        rest = orjson.loads(beside or "{}")
+        if not isinstance(rest, dict):
+            raise ValueError(  # noqa: TRY004 as the model's own errors are
+                f"expected a JSON object beside the source, found {type(rest).__name__}"
+            )
+        return cls.model_validate({**rest, "source": source})
 
 
 class Job(BaseModel):
@@ -123,10 +147,13 @@ class Job(BaseModel):
         Raises:
             ValueError: another version, or a hand, has written what this one cannot read.
         """
-        if "spec" not in fields:
-            raise ValueError(f"job {job_id}: field 'spec' missing in its hash (found {', '.join(fields)})")
+        source = fields.get("source")
+        if source is None and "spec" not in fields:
+            raise ValueError(f"job {job_id}: field 'source' missing in its hash (found {', '.join(fields)})")
         values: dict[str, Any] = dict(fields)
-        spec = JobSpec.model_validate_json(values.pop("spec"))
+        spec = JobSpec.from_parts(source, values.pop("spec", ""))
+        if source is not None:
+            values["queued_ms"] = _queued_ms(fields)
         if "error" in values:
             values["error"] = Failure.model_validate_json(values["error"])
         return cls.model_validate({**values, "id": job_id, "spec": spec})
@@ -135,6 +162,16 @@ class Job(BaseModel):
     def terminal(self) -> bool:
         """Whether the job has ended."""
         return self.state in TERMINAL
+
+
+def _queued_ms(fields: Mapping[str, str]) -> str | None:
+    """Return when a job was queued: not noted for one that was as it came, noted as 0 for one that came for later."""
+    noted = fields.get("queued_ms", fields.get("created_ms"))
+    return None if noted == "0" else noted
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def check_id(value: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
 from common.entries import Settled
 from common.errors import JobError
 from common.lease import Ended, Lease
+from common.logs import about
 from common.outcomes import (
     Bury,
     Cancel,
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a handler gets: the entry, its job, and the lease to report to."""
 
     task: Task
@@ -71,8 +72,19 @@ class Handler(Protocol):
         """Do the work. It is cancelled when the lease ends, the time limit is reached or the process drains."""
 
 
+@dataclass(slots=True, eq=False)
+class _Held:
+    """An entry from its start to its settlement."""
+
+    task: Task
+    lease: Lease
+    began_s: float
+    ends: asyncio.TimerHandle | None = None
+    """Ends the work at its time limit."""
+
+
 class Runner:
-    """Runs the entries of one stage."""
+    """Runs the entries of one stage: lease, handle, decide, settle, record."""
 
     def __init__(
         self,
@@ -98,74 +110,56 @@ class Runner:
         self._metrics = metrics
         self._clock = keeper.clock
         self._rng = random.Random()  # noqa: S311 jitter is no secret
-        self._handled: set[Lease] = set()
+        # Bound here: the module's logger looks up how it is configured for each line, also for one that is not logged.
+        self._log = structlog.get_logger().bind()
+        self._held: set[_Held] = set()
+        self._let_go = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """Entries that have begun and are not settled."""
+        return len(self._held)
+
+    async def until_below(self, running: int) -> None:
+        """Return when fewer entries than that are running."""
+        while len(self._held) >= running:
+            self._let_go.clear()
+            await self._let_go.wait()
 
     def hand_back_all(self) -> None:
         """End all work that still runs; what it held goes to other consumers at once."""
-        for lease in list(self._handled):
-            lease.end(Ended.HANDED_BACK)
+        for held in list(self._held):
+            held.lease.end(Ended.HANDED_BACK)
 
-    async def run(self, task: Task) -> None:
-        """Carry one entry from its start to its settlement."""
-        started = self._clock()
-        lease = Lease(
-            lambda progress, parts: self._streams.renewal(task, progress, parts),
-            cancellation=self._streams.cancellation(task),
+    def run(self, task: Task) -> None:
+        """Carry one entry from its start to its settlement, in an asyncio task of its own.
+
+        What ends its lease, wherever that is noticed, cancels the task; a handler that is done is not cancelled.
+        """
+        held = _Held(task, self._lease(task), self._clock())
+        self._held.add(held)
+        if not task.policy.allows(task.attempts):
+            self._keeper.hold(held.lease)
+            self._settle(held, Reject(_worker_lost(task)))
+            return
+        loop = asyncio.get_running_loop()
+        handling = loop.create_task(self._handle(Work(task, held.lease)))
+        held.lease.on_end = functools.partial(loop.call_soon_threadsafe, handling.cancel)
+        if task.timeout_s is not None:
+            held.ends = loop.call_later(task.timeout_s, held.lease.end, Ended.EXPIRED)
+        handling.add_done_callback(functools.partial(self._handled, held))
+        self._keeper.hold(held.lease)
+
+    def _lease(self, task: Task) -> Lease:
+        return Lease(
+            functools.partial(self._streams.renewal, task),
+            cancellation=functools.partial(self._streams.cancellation, task),
             limit_s=task.timeout_s,
             clock=self._clock,
         )
-        with structlog.contextvars.bound_contextvars(**_context(task)):
-            self._keeper.hold(lease)
-            try:
-                outcome = await self._handle(Work(task, lease))
-                if outcome is None:
-                    self._lost(lease)
-                    return
-                verdict = decide(outcome, task.attempts, task.policy, self._rng)
-                settled = await self._settler.settle(task, verdict)
-            finally:
-                self._keeper.let_go(lease)
-            self._record(verdict, settled, self._clock() - started)
 
-    async def _handle(self, work: Work) -> Outcome | None:
-        """Run the handler within the lease and the time limit.
-
-        Returns:
-            The outcome, or None when the lease is lost: whatever was done is somebody else's now.
-        """
-        task = work.task
-        if not task.policy.allows(task.attempts):
-            return Reject(_worker_lost(task))
-        handling = asyncio.create_task(self._outcome(work))
-        loop = asyncio.get_running_loop()
-        work.lease.on_end = lambda: loop.call_soon_threadsafe(handling.cancel)
-        if work.lease.over:  # it ended before there was anything to cancel
-            handling.cancel()
-        self._handled.add(work.lease)
-        try:
-            done, _ = await asyncio.wait({handling}, timeout=task.timeout_s)
-            if not done:
-                work.lease.end(Ended.EXPIRED)
-                handling.cancel()
-                await asyncio.wait({handling})
-        finally:
-            self._handled.discard(work.lease)
-        return self._conclude(handling, work)
-
-    def _conclude(self, handling: asyncio.Task[Outcome], work: Work) -> Outcome | None:
-        if not handling.cancelled():
-            return handling.result()
-        match work.lease.ended:
-            case Ended.CANCELLED:
-                return Cancelled()
-            case Ended.EXPIRED:
-                return Retry(Failure(type="timed_out", detail=_timed_out(work.task)))
-            case Ended.HANDED_BACK:
-                return HandedBack()
-            case _:
-                return None
-
-    async def _outcome(self, work: Work) -> Outcome:
+    async def _handle(self, work: Work) -> Outcome:
+        about.set(functools.partial(_context, work.task))  # for this asyncio task alone
         try:
             return await self._handler.handle(work)
         except JobError as error:
@@ -176,32 +170,71 @@ class Runner:
             log.exception("handler_failed")
             return Retry(Failure(type="internal_error", detail=f"{type(error).__name__}; see the consumer's log"))
 
-    def _lost(self, lease: Lease) -> None:
-        self._metrics.leases_lost.inc()
-        log.warning("lease_lost", why=lease.ended, next="this work is dropped; who holds or rescues the entry runs it")
+    def _handled(self, held: _Held, handling: asyncio.Task[Outcome]) -> None:
+        """Settle what the handler made of an entry, unless the lease is lost: whatever was done is another's then."""
+        if held.ends is not None:
+            held.ends.cancel()
+        outcome = _cut_short(held) if handling.cancelled() else handling.result()
+        if outcome is None:
+            self._drop(held)
+            self._lost(held, held.lease.ended, next="this work is dropped; who holds or rescues the entry runs it")
+        else:
+            self._settle(held, outcome)
 
-    def _record(self, verdict: Verdict, settled: Settled, took_s: float) -> None:
+    def _settle(self, held: _Held, outcome: Outcome) -> None:
+        verdict = decide(outcome, held.task.attempts, held.task.policy, self._rng)
+        self._settler.settle(held.task, verdict, functools.partial(self._settled, held, verdict))
+
+    def _settled(self, held: _Held, verdict: Verdict, settled: Settled) -> None:
+        self._drop(held)
+        self._record(held, verdict, settled)
+
+    def _drop(self, held: _Held) -> None:
+        """Stop renewing an entry, and free its slot."""
+        self._keeper.let_go(held.lease)
+        self._held.discard(held)
+        self._let_go.set()
+
+    def _lost(self, held: _Held, why: Ended | None, *, next: str) -> None:
+        self._metrics.leases_lost.inc()
+        self._log.warning("lease_lost", **_context(held.task), why=why, next=next)
+
+    def _record(self, held: _Held, verdict: Verdict, settled: Settled) -> None:
         """Count and log one settlement: the one line that an entry leaves."""
         if settled is Settled.LOST:
-            self._metrics.leases_lost.inc()
-            log.warning("lease_lost", why=Ended.LOST, next="another consumer has the entry; nothing was written")
+            self._lost(held, Ended.LOST, next="another consumer has the entry; nothing was written")
             return
+        context = _context(held.task)
         if settled is Settled.GONE:
-            log.warning("entry_settled_before", next="nothing was written: settled here, unheard, or elsewhere")
+            next_ = "nothing was written: settled here, unheard, or elsewhere"
+            self._log.warning("entry_settled_before", **context, next=next_)
             return
         carried_out = Cancel() if settled is Settled.CANCELLED else verdict
         self._metrics.jobs_settled.labels(carried_out.NAME).inc()
-        told = {"outcome": carried_out.NAME, "took_s": round(took_s, 3)}
+        told = {**context, "outcome": carried_out.NAME, "took_s": round(self._clock() - held.began_s, 3)}
         match carried_out:
             case Bury(failure, reason):
                 self._metrics.dead_letters.labels(reason).inc()
-                log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
+                self._log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
             case Delay(failure, _):
-                log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
+                self._log.warning("entry_settled", **told, error_type=failure.type, error=failure.detail)
             case Publish(_, audio_s) if audio_s:
-                log.info("entry_settled", **told, audio_s=round(audio_s, 3))
+                self._log.info("entry_settled", **told, audio_s=round(audio_s, 3))
             case _:
-                log.info("entry_settled", **told)
+                self._log.info("entry_settled", **told)
+
+
+def _cut_short(held: _Held) -> Outcome | None:
+    """Return the outcome of work that was cancelled, or None when its lease is lost."""
+    match held.lease.ended:
+        case Ended.CANCELLED:
+            return Cancelled()
+        case Ended.EXPIRED:
+            return Retry(Failure(type="timed_out", detail=_timed_out(held.task)))
+        case Ended.HANDED_BACK:
+            return HandedBack()
+        case _:
+            return None
 
 
 def _context(task: Task) -> dict[str, object]:

@@ -7,6 +7,7 @@ entries come in and how the stage ends; `common.runner` is one entry's way throu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections.abc import Callable
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 # An entry is abandoned when its lease has not been renewed for this share of it. Renewals come at each third, so two
 # had their time; with the sweeps, what a dead consumer held runs again within one lease.
 _ABANDONED_AT = 0.8
+# Entries taken in one round trip at most: the server does nothing else meanwhile, for about a millisecond.
+_AT_ONCE = 64
 # How often in a lease a stage looks for abandoned entries.
 _SWEEPS_A_LEASE = 10
 # Handing work back is one call; a server that does not take it now is not waited for, the leases do it then.
@@ -87,8 +90,6 @@ class Stage:
         self._runner = Runner(streams, handler, keeper, self._settler, metrics)
         self._delivered: list[Entry] = []
         """Read, but not begun: the reply may have been lost."""
-        self._running: set[asyncio.Task[None]] = set()
-        self._slot_freed = asyncio.Event()
         self._taking = asyncio.Lock()
         self._outage = keeper.server.used_for(f"streams of the {settings.name} stage")
         self._sweep_every_s = settings.lease_ms / 1000 / _SWEEPS_A_LEASE
@@ -132,7 +133,7 @@ class Stage:
                 await asyncio.sleep(self._outage.failed(exc))
 
     async def _read(self) -> list[Entry]:
-        entries = await self._streams.read(self._free, self._block_ms())
+        entries = await self._streams.read(self._page, self._block_ms())
         self._reached()
         return entries
 
@@ -147,13 +148,16 @@ class Stage:
     @property
     def _free(self) -> int:
         """Slots that are free."""
-        return self.settings.slots - len(self._running)
+        return self.settings.slots - self._runner.running
+
+    @property
+    def _page(self) -> int:
+        """Entries to take at a time."""
+        return min(self._free, _AT_ONCE)
 
     async def _welcome(self) -> None:
         """Wait until a slot is free, the handler is hungry, and the next stage keeps up."""
-        while self._free <= 0:
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+        await self._runner.until_below(self.settings.slots)
         await self._handler.hungry()
         await self._streams.room()
 
@@ -161,7 +165,7 @@ class Stage:
         """Take over abandoned entries, but not while live ones may look abandoned: idle time counts an outage too."""
         if not self._keeper.others_have_renewed:
             return []
-        return await self._streams.rescue(self._free, round(_ABANDONED_AT * self.settings.lease_ms))
+        return await self._streams.rescue(self._page, round(_ABANDONED_AT * self.settings.lease_ms))
 
     async def _take(self, entries: list[Entry], kind: str) -> None:
         """Begin entries that were just read."""
@@ -175,15 +179,9 @@ class Stage:
             return
         async with self._taking:
             for task in await self._streams.begin(self._delivered):
-                running = asyncio.create_task(self._runner.run(task), name=f"{self.settings.name}:{task.id}")
-                self._running.add(running)
-                running.add_done_callback(self._ran)
+                self._runner.run(task)
             self._delivered.clear()
         self._reached()
-
-    def _ran(self, running: asyncio.Task[None]) -> None:
-        self._running.discard(running)
-        self._slot_freed.set()
 
     async def _keep_house(self) -> None:
         """Queue what is due, forget consumers that are gone, see to the next stage, about once a second."""
@@ -201,11 +199,17 @@ class Stage:
 
     async def _drain(self) -> None:
         """Let running work finish within the limit, then hand the rest back."""
-        if self._running:
+        if self._runner.running:
             limit_s = self.settings.drain_s
-            log.info("drain_started", stage=self.settings.name, running=len(self._running), limit_s=limit_s)
-            await asyncio.wait(self._running, timeout=limit_s)
-        if self._running:
+            log.info("drain_started", stage=self.settings.name, running=self._runner.running, limit_s=limit_s)
+            await self._settled_within(limit_s)
+        if self._runner.running:
             self._runner.hand_back_all()
-            await asyncio.wait(self._running, timeout=_HAND_BACK_S)
-        log.info("stage_drained", stage=self.settings.name, unsettled=len(self._running))
+            await self._settled_within(_HAND_BACK_S)
+        log.info("stage_drained", stage=self.settings.name, unsettled=self._runner.running)
+
+    async def _settled_within(self, limit_s: float) -> None:
+        """Wait until all that runs is settled, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._runner.until_below(1)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from common.connection import Client, server_now_ms
+from common.connection import Client
 from common.entries import Entry, Settled, Task
-from common.group import Group, pairs
+from common.group import Group, first_error_raised, pairs
 from common.keys import RELEASED, TRANSCRIBERS, WRITERS, Keys
 from common.outcomes import Bury, Cancel, Delay, Publish, Release, RetryPolicy, Verdict
 from common.records import PRIORITIES, Failure, Job, JobSpec, Priority, check_id, job_or_none, what_is_wrong
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+# What `start` says of an entry whose job has no hash.
+_NO_HASH = 4
 # How many due jobs one round queues.
 _PROMOTED_AT_ONCE = 100
 # Consumers that `max_unstored` has stopped go on at this share of it: at the limit itself a writer that is only slow
@@ -37,6 +40,7 @@ class _Destination(BaseModel):
     """Where a delayed job goes: the part of a spec that can be read whichever version wrote it."""
 
     source: str = "?"
+    """Only where a version before this one wrote it: it is beside the spec now."""
     priority: Priority = "normal"
     batch_id: str | None = None
 
@@ -69,21 +73,79 @@ class JobStreams:
 
     async def begin(self, entries: Sequence[Entry]) -> list[Task]:
         """Start one attempt of each job; entries that are no jobs become dead letters."""
-        calls: list[tuple[Entry, JobSpec]] = []
+        begun = await self._start(await self._legible(entries))
+        adopted = await self._adopt([entry for entry, told in begun if told == _NO_HASH])
+        if adopted:
+            begun += await self._start(adopted)
+        tasks = []
+        for entry, told in begun:
+            if isinstance(told, Exception):
+                await self._discard(entry, _complaint(entry, ValueError(f"its job cannot be started: {told}")))
+            elif isinstance(told, list):  # it has begun; else it is not ours, or retired
+                try:
+                    tasks.append(self._task(entry, told))
+                except ValueError as exc:
+                    await self._bury_unreadable(entry, exc)
+        return tasks
+
+    async def _legible(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries that name a job; discard the others."""
+        named = [entry for entry in entries if entry.fields.get("id") and entry.fields.get("source")]
+        if len(named) < len(entries):
+            for entry in entries:
+                if missing := [name for name in ("id", "source") if not entry.fields.get(name)]:
+                    found = ", ".join(entry.fields) or "no fields"
+                    error = ValueError(f"field {' and '.join(missing)} missing (found {found})")
+                    await self._discard(entry, _complaint(entry, error))
+        return named
+
+    async def _start(self, entries: Sequence[Entry]) -> list[tuple[Entry, Any]]:
+        """Return with each entry what `start` says of it, or the error that blames it."""
+        by_lane = itertools.groupby(entries, key=operator.attrgetter("stream"))
+        commands = (self._for_each("start", lane, [(entry, ()) for entry in page]) for lane, page in by_lane)
+        return list(zip(entries, await self._group.call_for_each(commands), strict=True))
+
+    def _for_each(
+        self, name: str, lane: str, entries: Sequence[tuple[Entry, tuple[str | int | float, ...]]]
+    ) -> tuple[Any, ...]:
+        """Return the command that does one thing for each of many entries of a lane.
+
+        Args:
+            name: a function that takes its keys and arguments as `each_entry` does in the Lua library.
+            lane: where they are.
+            entries: each with what else the function must know of it.
+        """
+        job_key, parts_key = self.keys.job, self.keys.parts
+        batches: dict[str, int] = {}
+        keys = [lane, self.keys.events, self.keys.results]
+        args: list[str | int | float] = [*self._group.member, len(entries)]
+        for entry, told in entries:
+            job_id, batch_id = entry.fields["id"], entry.fields.get("batch")
+            keys += (job_key(job_id), parts_key(job_id))
+            number = batches.setdefault(batch_id, len(batches) + 1) if batch_id else 0
+            args += (entry.entry_id, entry.deliveries, job_id, number, *told)
+        keys += map(self.keys.batch, batches)
+        return fcall(name, keys, args)
+
+    async def _adopt(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Make jobs of entries that clients which only speak Redis have added; return those that are."""
+        commands, adopted = [], []
         for entry in entries:
             try:
-                calls.append((entry, self._spec_of(entry)))
+                spec = self._spec_of(entry)
             except ValueError as exc:
                 await self._discard(entry, _complaint(entry, exc))
-        replies = await self._group.call_each(self._start(entry, spec) for entry, spec in calls)
-        tasks = [await self._task(entry, reply) for (entry, _), reply in zip(calls, replies, strict=True)]
-        return [task for task in tasks if task is not None]
+                continue
+            keys = [*self._job_keys(entry.stream, entry.fields["id"]), *self._batch_key(entry)]
+            told = [entry.fields["id"], spec.source, spec.beside_source()]
+            commands.append(fcall("adopt", keys, [*self._group.fence(entry), *told]))
+            adopted.append(entry)
+        if commands:
+            await self._group.call_all(commands)
+        return adopted
 
     def _spec_of(self, entry: Entry) -> JobSpec:
-        """Return the job that an entry alone describes: what a client that only speaks Redis has added."""
-        missing = [name for name in ("id", "source") if not entry.fields.get(name)]
-        if missing:
-            raise ValueError(f"field {' and '.join(missing)} missing (found {', '.join(entry.fields) or 'no fields'})")
+        """Return the job that an entry alone describes."""
         check_id(entry.fields["id"])
         return JobSpec(
             source=entry.fields["source"],
@@ -91,41 +153,36 @@ class JobStreams:
             batch_id=entry.fields.get("batch"),
         )
 
-    def _start(self, entry: Entry, spec: JobSpec) -> tuple[Any, ...]:
-        keys = [*self._settling_keys(entry.stream, entry.fields["id"]), *self._batch_key(entry)]
-        return fcall("start", keys, [*self._group.fence(entry), entry.fields["id"], spec.to_json()])
+    def _task(self, entry: Entry, told: list[Any]) -> Task:
+        """Return what the stage runs.
 
-    async def _task(self, entry: Entry, reply: list[Any] | Exception) -> Task | None:
-        if isinstance(reply, Exception):
-            await self._discard(entry, _complaint(entry, ValueError(f"its job cannot be started: {reply}")))
-            return None
-        if reply[0] != 1:
-            return None
+        Raises:
+            ValueError: the job's hash cannot be read.
+        """
         job_id = entry.fields["id"]
-        try:
-            job = Job.from_hash(job_id, pairs(reply[1]))
-        except ValueError as exc:
-            await self._bury_unreadable(entry, exc)
-            return None
+        job = Job.from_hash(job_id, pairs(told[0]))
         spec, settings = job.spec, self._settings
         policy = RetryPolicy(
             max_attempts=spec.max_attempts or settings.max_attempts,
             delay_s=settings.retry_delay_s if spec.retry_delay_s is None else spec.retry_delay_s,
         )
-        return Task(entry, job_id, job, job.attempts, policy, spec.timeout_s or settings.timeout_s, pairs(reply[2]))
+        return Task(entry, job_id, job, job.attempts, policy, spec.timeout_s or settings.timeout_s, pairs(told[1]))
 
     async def settle(self, settlements: Sequence[tuple[Task, Verdict]]) -> list[Settled]:
-        """Carry out verdicts; each is one function that writes nothing unless the entry is still ours."""
-        replies = await self._group.call_all(self._settlement(task, verdict) for task, verdict in settlements)
-        return [Settled(reply) for reply in replies]
+        """Carry out verdicts, in one round trip; each writes nothing unless the entry is still ours."""
+        together = itertools.groupby(settlements, key=_settled_with)
+        replies = await self._group.call_for_each(self._settlement(list(page)) for _, page in together)
+        return [Settled(reply) for reply in first_error_raised(replies)]
 
-    def _settlement(self, task: Task, verdict: Verdict) -> tuple[Any, ...]:
-        """Return the one command that carries out a verdict."""
-        keys, batch = self._settling_keys(task.entry.stream, task.id), self._batch_key(task.entry)
+    def _settlement(self, settlements: Sequence[tuple[Task, Verdict]]) -> tuple[Any, ...]:
+        """Return the one command that carries out a verdict; transcripts of a lane are published together."""
+        task, verdict = settlements[0]
+        lane = task.entry.stream
+        keys, batch = self._settling_keys(lane, task.id), self._batch_key(task.entry)
         fence = [*self._group.fence(task.entry), task.id]
         match verdict:
-            case Publish(body, audio_s):
-                return fcall("complete", [*keys, *batch], [*fence, body, audio_s])
+            case Publish():
+                return self._for_each("complete", lane, [_published(*settlement) for settlement in settlements])
             case Delay(failure, delay_ms):
                 delayed = [*keys, self.keys.delayed, *batch]
                 return fcall("delay", delayed, [*fence, failure.model_dump_json(), delay_ms])
@@ -135,7 +192,7 @@ class JobStreams:
             case Cancel():
                 return fcall("cancelled", [*keys, *batch], fence)
             case Release():
-                return fcall("release", [*self._job_keys(task.entry.stream, task.id), *batch], [*fence, RELEASED])
+                return fcall("release", [*self._job_keys(lane, task.id), *batch], [*fence, RELEASED])
 
     def renewal(self, task: Task, progress: str, parts: Sequence[tuple[str, str]] = ()) -> tuple[Any, ...]:
         """Return the command that renews a job's entry, carries its progress and keeps finished parts."""
@@ -149,10 +206,13 @@ class JobStreams:
 
     async def keep_house(self, gone_ms: int) -> None:
         """Queue delayed jobs that are due; forget consumers that are gone; see whether the writer keeps up."""
-        while await self._promote() == _PROMOTED_AT_ONCE:
-            pass
-        await self._group.forget(gone_ms)
-        self._look_for_room(await self.client.xlen(self.keys.results))
+        while True:
+            more = (self.keys.delayed, self.keys.results)
+            due, unstored = await self._group.look_around(gone_ms, *more, most_due=_PROMOTED_AT_ONCE)
+            await self._promote(due)
+            if len(due) < _PROMOTED_AT_ONCE:
+                break
+        self._look_for_room(unstored)
 
     def _look_for_room(self, unstored: int) -> None:
         most = self._settings.max_unstored
@@ -165,20 +225,19 @@ class JobStreams:
             self._room.set()
             log.info("results_stored_again", unstored=unstored)
 
-    async def _promote(self) -> int:
-        """Queue a page of delayed jobs that are due, and return how many were."""
-        redis, keys = self.client, self.keys
-        now_ms = await server_now_ms(redis)
-        due = await redis.zrange(keys.delayed, "-inf", now_ms, byscore=True, offset=0, num=_PROMOTED_AT_ONCE)
-        specs = await self._group.call_all(("HGET", keys.job(job_id), "spec") for job_id in due)
+    async def _promote(self, due: Sequence[str]) -> None:
+        """Queue delayed jobs that are due."""
+        if not due:
+            return
+        keys = self.keys
+        specs = await self._group.call_all(("HMGET", keys.job(job_id), "source", "spec") for job_id in due)
         commands = []
-        for job_id, text in zip(due, specs, strict=True):
+        for job_id, (source, text) in zip(due, specs, strict=True):
             where = _Destination.of(text)
             batch = [keys.batch(where.batch_id)] if where.batch_id else []
             promoted = [keys.delayed, keys.lane(where.priority), keys.job(job_id), keys.events, *batch]
-            commands.append(fcall("promote", promoted, [job_id, where.source, where.batch_id or ""]))
+            commands.append(fcall("promote", promoted, [job_id, source or where.source, where.batch_id or ""]))
         await self._group.call_all(commands)
-        return len(due)
 
     async def _discard(self, entry: Entry, failure: Failure) -> None:
         await self._group.call_all([self._group.discard(self.keys.dead, entry, failure)])
@@ -260,7 +319,20 @@ class ResultStream:
 
     async def keep_house(self, gone_ms: int) -> None:
         """Forget writers that are gone."""
-        await self._group.forget(gone_ms)
+        await self._group.look_around(gone_ms)
+
+
+def _settled_with(settlement: tuple[Task, Verdict]) -> object:
+    """Return what verdicts share that one call carries out."""
+    task, verdict = settlement
+    return task.entry.stream if isinstance(verdict, Publish) else task.entry
+
+
+def _published(task: Task, verdict: Verdict) -> tuple[Entry, tuple[str | int | float, ...]]:
+    """Return what `complete` must know of an entry."""
+    if not isinstance(verdict, Publish):
+        raise TypeError(f"{verdict.NAME} is not published")
+    return task.entry, (verdict.body, verdict.audio_s)
 
 
 def _complaint(entry: Entry, error: ValueError) -> Failure:

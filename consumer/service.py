@@ -22,7 +22,7 @@ from common.keys import Keys
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
 from common.outage import Server
-from common.process import one_thread_a_library, unless
+from common.process import calm_collector, one_thread_a_library, unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams, ResultStream
@@ -115,6 +115,7 @@ async def serve_writer(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _run(stage: Stage, stop: asyncio.Event, watchdog: Watchdog) -> None:
     """Run a stage to its end, on an event loop that is watched."""
+    calm_collector()  # all is loaded
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watchdog.watch_event_loop())
         await stage.run(stop)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # No acknowledged entry is lost in a power cut (appendfsync always), and none is dropped for memory (noeviction).
+# A hash stays compact up to the longest value: a job with a long path would take twice the memory with the default, 64.
 # `dir .` is the server's working folder: a path with blanks needs no quoting.
 _CONFIG = """\
 # Written by `sttream up` at each start.
@@ -27,6 +28,7 @@ save ""
 appendonly yes
 appendfsync always
 maxmemory-policy noeviction
+hash-max-listpack-value 512
 """
 
 

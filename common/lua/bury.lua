@@ -13,7 +13,7 @@ local function bury(keys, argv)
   local held = may_settle(keys, argv, batch)
   if held ~= OURS then return held end
 
-  publish(results, job, id, 'failed', failure)
+  publish(results, id, run_of(job), 'failed', failure)
   local dead_id = redis.call('XADD', dead, '*', 'id', id, 'reason', reason, 'error', failure)
   retire(lane, group, entry_id)
   redis.call('DEL', parts)

@@ -1,23 +1,29 @@
--- complete: publish one transcript and retire its entry, only while the lease is still ours.
--- KEYS  1 lane  2 job hash  3 event stream  4 results stream  5 parts hash  [6 batch hash]
--- ARGV  1 group  2 consumer  3 entry id  4 delivery count  5 id  6 transcript JSON  7 seconds of audio
--- Returns 1 published | 0 lease lost, nothing written | -1 retired already, nothing written
+-- complete: publish transcripts and retire their entries, each only while its lease is still ours.
+-- KEYS, ARGV  as `each_entry` has them, and for each entry: transcript JSON, seconds of audio
+-- Returns for each entry 1 published | 0 lease lost, nothing written | -1 retired already, nothing written
 --         2 retired as cancelled: the cancellation came first, the transcript is dropped
 -- Runs at maxmemory too: settling is what drains a full server.
--- Cost O(log P), P = pending entries of the group. Server 7.0 or later.
+-- Cost O(N log P), N = entries, P = pending entries of the group. Server 7.0 or later.
 local function complete(keys, argv)
-  local lane, job, events, results, parts, batch = keys[1], keys[2], keys[3], keys[4], keys[5], keys[6]
-  local group, entry_id, id = argv[1], argv[3], argv[5]
-  local transcript, audio_s = argv[6], argv[7]
-  local held = may_settle(keys, argv, batch)
-  if held ~= OURS then return held end
-
-  publish(results, job, id, 'completed', transcript)
-  retire(lane, group, entry_id)
-  redis.call('HDEL', job, 'error')
-  redis.call('DEL', parts)
-  move(job, events, batch, id, 'transcribed', 'finished_ms', now_ms(), 'audio_s', audio_s, 'progress', 1)
-  return 1
+  local events, results = keys[2], keys[3]
+  local now, done = now_ms(), {}
+  local replies = each_entry(keys, argv, 2, function(entry, through, transcript, audio_s)
+    local job, id = entry.job, entry.id
+    local cancel, run, failure = unpack(redis.call('HMGET', job, 'cancel_requested', 'run', 'error'))
+    if cancel then
+      end_cancelled(results, job, events, entry.parts, entry.batch, id)
+      through(entry.entry_id)
+      return CANCELLED
+    end
+    publish(results, id, run or '1', 'completed', transcript)
+    through(entry.entry_id)
+    if failure then redis.call('HDEL', job, 'error') end
+    done[#done + 1] = entry.parts
+    move(job, events, entry.batch, id, 'transcribed', 'finished_ms', now, 'audio_s', audio_s, 'progress', 1)
+    return 1
+  end)
+  if #done > 0 then redis.call('DEL', unpack(done)) end
+  return replies
 end
 
 register('complete', complete, { 'allow-oom' })

@@ -18,8 +18,8 @@ local function discard(keys, argv)
     redis.call('XADD', dead, '*', 'id', id, 'reason', reason, 'error', failure, 'stream', stream, 'fields', fields)
   retire(stream, group, entry_id)
   if not job then return 1 end
-  local now_run, state, first = unpack(redis.call('HMGET', job, 'run', 'state', 'dead_id'))
-  if now_run ~= run then return 1 end
+  local state, first = unpack(redis.call('HMGET', job, 'state', 'dead_id'))
+  if not state or run_of(job) ~= run then return 1 end
   if not first then redis.call('HSET', job, 'dead_id', dead_id) end
   if state == 'transcribed' then
     move(job, events, batch, id, 'failed', 'error', failure)

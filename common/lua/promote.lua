@@ -14,9 +14,8 @@ local function promote(keys, argv)
     redis.call('ZREM', delayed, id)
     return -1
   end
-  enqueue(lane, job, id, source, batch_id)
+  move(job, events, batch, id, 'queued', 'queued_ms', now_ms(), enqueue(lane, id, source, batch_id))
   redis.call('ZREM', delayed, id)
-  move(job, events, batch, id, 'queued', 'queued_ms', now_ms())
   return 1
 end
 

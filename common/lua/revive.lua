@@ -11,12 +11,12 @@ local function revive(keys, argv)
   if not state then return -1 end
   if state ~= 'failed' and state ~= 'cancelled' then return 0 end
 
-  enqueue(lane, job, id, source, batch_id)
+  local now = now_ms()
+  move(job, events, batch, id, 'queued', 'queued_ms', now, 'attempts', 0, enqueue(lane, id, source, batch_id))
   if dead_id then redis.call('XDEL', dead, dead_id) end
   redis.call('HDEL', job, 'dead_id', 'error', 'worker', 'progress', 'audio_s', 'started_ms', 'finished_ms')
   redis.call('PERSIST', job)
-  redis.call('HINCRBY', job, 'run', 1)
-  move(job, events, batch, id, 'queued', 'queued_ms', now_ms(), 'attempts', 0)
+  redis.call('HSET', job, 'run', run_of(job) + 1)
   return 1
 end
 

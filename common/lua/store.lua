@@ -12,8 +12,8 @@ local function store(keys, argv)
   if held ~= OURS then return held end
 
   retire(results, group, entry_id)
-  local now_run, dead_id = unpack(redis.call('HMGET', job, 'run', 'dead_id'))
-  if now_run ~= run then return 1 end
+  local state, dead_id = unpack(redis.call('HMGET', job, 'state', 'dead_id'))
+  if not state or run_of(job) ~= run then return 1 end
   if outcome == 'completed' then
     -- It may have been a dead letter, revived once it could be stored.
     redis.call('HDEL', job, 'error', 'dead_id')

@@ -104,16 +104,16 @@ class Lossy:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self.loses = "nothing"
-        """Part of the next command whose reply is lost: `XREADGROUP`, or a function's name."""
+        """Part of the next command whose reply is lost: a function's name."""
         self.lost = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._redis, name)
 
-    async def xreadgroup(self, *args: Any, **options: Any) -> Any:
-        reply = await self._redis.xreadgroup(*args, **options)
-        if reply:
-            self._lose("XREADGROUP")
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        reply = await self._redis.execute_command(*args, **options)
+        if any(reply or ()):  # of empty streams nothing is lost
+            self._lose(str(args))
         return reply
 
     def pipeline(self, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from common.connection import connect, library_is_missing, server_is_away
 from common.durability import Durability
 from common.errors import Unavailable, Unconfirmed
-from common.queue import JobQueue, Submitted
+from common.queue import JobQueue, NewJob, Submitted
 from common.settings import load_settings
 from tests.integration.seeds import full_memory, queued, spec
 from tests.integration.state import changes, whole_state
@@ -201,6 +201,10 @@ async def test_no_yes_while_no_replica_confirms(
         for caller in (replicated, other, replicated):
             with pytest.raises(Unconfirmed, match=r"job a may have been accepted: .* submit it again with the id a,"):
                 await caller.submit("a", spec(), max_queued=100)
+        jobs = [NewJob("a", spec()), NewJob("before", spec(timeout_s=5.0))]
+        unconfirmed, conflict = await replicated.submit_many(jobs, max_queued=100)
+        assert isinstance(unconfirmed, Unconfirmed)
+        assert (unconfirmed.job_id, conflict) == ("a", Submitted.CONFLICT)
         with pytest.raises(Unavailable, match=r"no replica that confirms.*STTREAM_DURABLE_SUBMIT=disk"):
             await Durability(redis, "replica").check()
         await Durability(redis, "disk").check()

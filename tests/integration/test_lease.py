@@ -50,7 +50,7 @@ def keeper(settings: Settings) -> Iterator[LeaseKeeper]:
 def held(keeper: LeaseKeeper, streams: JobStreams | ResultStream, task: Task) -> Lease:
     lease = Lease(
         lambda progress, parts: streams.renewal(task, progress, parts),
-        cancellation=streams.cancellation(task),
+        cancellation=lambda: streams.cancellation(task),
         clock=time.monotonic,
     )
     keeper.hold(lease)

@@ -6,9 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ResponseError
 
 from common.entries import Settled
+from common.keys import TRANSCRIBERS
 from common.outcomes import Delay
+from common.setup import set_up
 from tests.integration.seeds import (
     FAILURE,
     PARTS_GONE,
@@ -142,4 +145,48 @@ async def test_a_full_server_takes_the_result(queue: JobQueue, consumer: JobStre
 
     async with full_memory(redis):
         assert await settle(consumer, task, PUBLISH) is Settled.DONE
+    assert await redis.xlen(queue.keys.results) == 1
+
+
+async def test_many_are_completed_in_one_call_each_by_itself(
+    queue: JobQueue, consumer: JobStreams, rescuer: JobStreams, redis: Redis
+) -> None:
+    """A lost lease, a cancellation or a broken hash must not hold up what else is ready, of whatever batch."""
+    tasks = {}
+    for job_id, batch_id in (("a", "b1"), ("lost", None), ("late", "b2"), ("broken", None), ("e", "b1"), ("f", None)):
+        tasks[job_id] = await running(queue, consumer, job_id, batch_id=batch_id)
+    await redis.xclaim(tasks["lost"].entry.stream, TRANSCRIBERS, "host-2-bbb", 0, [tasks["lost"].entry.entry_id])
+    await queue.cancel("late")
+    await redis.rename(queue.keys.job("broken"), "aside")
+    await redis.set(queue.keys.job("broken"), "no hash")
+    before = await whole_state(redis)
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await consumer.settle([(task, PUBLISH) for task in tasks.values()])
+    after = changes(before, await whole_state(redis))
+    assert [(found["id"], found["outcome"]) for _, found in after["results"]] == [
+        ("a", "completed"),
+        ("late", "cancelled"),
+        ("e", "completed"),
+        ("f", "completed"),
+    ]
+    assert [found["id"] for _, found in after["jobs:normal"]] == ["lost", "broken"]
+    assert after.items() >= (counted("b1", running=0, transcribed=2) | counted("b2", running=0, cancelled=1)).items()
+
+    await redis.rename("aside", queue.keys.job("broken"))
+    replies = await consumer.settle([(task, PUBLISH) for task in tasks.values()])
+    assert replies == [Settled.GONE, Settled.LOST, Settled.GONE, Settled.DONE, Settled.GONE, Settled.GONE]
+
+
+async def test_one_delivery_that_is_settled_twice_in_one_call_is_published_once(
+    queue: JobQueue, consumer: JobStreams, redis: Redis
+) -> None:
+    """After a group was made anew its consumer reads the same entries again, and runs them beside the first time."""
+    first = await running(queue, consumer)
+    await redis.xgroup_destroy(first.entry.stream, TRANSCRIBERS)
+    await set_up(redis, queue.keys)
+    again = await begun(consumer, await read_one(consumer))
+
+    assert first.entry == again.entry
+    assert await consumer.settle([(first, PUBLISH), (again, PUBLISH)]) == [Settled.DONE, Settled.GONE]
     assert await redis.xlen(queue.keys.results) == 1

@@ -46,7 +46,6 @@ async def test_a_due_job_is_queued(queue: JobQueue, redis: Redis, batch_id: str 
         "job:a.state": "queued",
         "job:a.queued_ms": NOW,
         "job:a.entry_id": ENTRY_ID,
-        "job:a.lane": "{sttream}:jobs:normal",
         "jobs:normal": [(after["job:a.entry_id"], fields("a", batch_id))],
         "delayed.a": None,
         "events": ["id=a state=queued"],

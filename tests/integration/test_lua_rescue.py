@@ -96,11 +96,11 @@ async def test_the_reply_is_as_its_header_says(queue: JobQueue, consumer: JobStr
     gone, task = await running(queue, consumer, "a"), await running(queue, consumer, "b")
     await redis.xdel(gone.entry.stream, gone.entry.entry_id)
 
-    reply = await call(redis, "rescue", [task.entry.stream], [TRANSCRIBERS, "host-2-bbb", 0, "0-0", 16])
+    streams = [task.entry.stream, queue.keys.lane("low")]
+    reply = await call(redis, "rescue", streams, [TRANSCRIBERS, "host-2-bbb", 0, 16, "0-0", "0-0"])
     assert reply == [
-        "0-0",
-        [[task.entry.entry_id, 2, ["id", "b", "source", "/audio/b.mp3"]]],
-        [gone.entry.entry_id],
+        ["0-0", [[task.entry.entry_id, 2, ["id", "b", "source", "/audio/b.mp3"]]], [gone.entry.entry_id]],
+        ["0-0", [], []],
     ]
 
 

@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
-from common.queue import JobQueue, Submitted
-from common.records import PRIORITIES
+from common.queue import JobQueue, NewJob, Submitted
+from common.records import PRIORITIES, JobSpec
 from tests.integration.seeds import (
     LATER_MS,
     RACES,
@@ -46,13 +46,12 @@ async def test_a_job_is_queued_on_the_lane_of_its_priority(
     assert await queue.submit("a", job, max_queued=10) is Submitted.QUEUED
     after = changes(before, await whole_state(redis))
     assert after == {
-        "job:a.spec": job.to_json(),
+        "job:a.source": job.source,
         "job:a.state": "queued",
-        "job:a.run": "1",
         "job:a.created_ms": NOW,
-        "job:a.queued_ms": NOW,
         "job:a.entry_id": ENTRY_ID,
-        "job:a.lane": f"{{sttream}}:jobs:{priority}",
+        **({"job:a.spec": job.beside_source()} if job.beside_source() else {}),
+        **({"job:a.priority": priority} if priority != "normal" else {}),
         f"jobs:{priority}": [(after["job:a.entry_id"], fields("a", batch_id))],
         "events": ["id=a state=queued"],
         **counted(batch_id, queued=1),
@@ -71,10 +70,11 @@ async def test_a_job_for_later_is_scheduled(queue: JobQueue, redis: Redis, way: 
     after = changes(before, await whole_state(redis))
     assert now_ms + 30_000 <= after["delayed.a"] <= await queue.now_ms() + 30_000
     assert after == {
-        "job:a.spec": spec(batch_id=batch_id).to_json(),
+        "job:a.source": spec().source,
         "job:a.state": "scheduled",
-        "job:a.run": "1",
         "job:a.created_ms": NOW,
+        "job:a.queued_ms": "0",
+        **({"job:a.spec": '{"batch_id":"b"}'} if batch_id else {}),
         "delayed.a": NOW,
         "events": ["id=a state=scheduled"],
         **counted(batch_id, scheduled=1),
@@ -189,3 +189,93 @@ async def test_a_full_server_refuses_new_work_first(queue: JobQueue, redis: Redi
         with pytest.raises(OutOfMemoryError):
             await queue.submit("a", spec(), max_queued=10)
         assert changes(before, await whole_state(redis)) == {}
+
+
+# -- many in one call ------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_jobs_each_gets_its_own_answer(queue: JobQueue, consumer: JobStreams, redis: Redis) -> None:
+    """One that is refused must not hold up the others, of whatever lane and batch."""
+    await queued(queue, "known", batch_id="b1")
+    await queued(queue, "other")
+    before = await whole_state(redis)
+
+    answers = await queue.submit_many(
+        [
+            NewJob("a", spec("a", batch_id="b1", priority="high")),
+            NewJob("known", spec("known", batch_id="b1")),
+            NewJob("other", spec("other", timeout_s=5.0)),
+            NewJob("later", spec("later", batch_id="b2"), delay_ms=LATER_MS),
+            NewJob("at", spec("at"), due_ms=await queue.now_ms() + LATER_MS),
+            NewJob("again", spec("again"), run=3),
+            NewJob("a", spec("a", batch_id="b1", priority="high")),
+            NewJob("full", spec("full")),
+        ],
+        max_queued=6,
+    )
+    assert answers == [
+        Submitted.QUEUED,
+        Submitted.KNOWN,
+        Submitted.CONFLICT,
+        Submitted.SCHEDULED,
+        Submitted.SCHEDULED,
+        Submitted.QUEUED,
+        Submitted.KNOWN,
+        Submitted.FULL,
+    ]
+    after = changes(before, await whole_state(redis))
+    assert [entry for _, entry in after["jobs:high"]] == [fields("a", "b1")]
+    assert [entry for _, entry in after["jobs:normal"]] == [fields("known", "b1"), fields("other"), fields("again")]
+    assert after["job:again.run"] == "3"
+    assert after.items() >= (counted("b1", queued=2) | counted("b2", scheduled=1)).items()
+    assert after["events"] == [
+        "id=a state=queued",
+        "id=later state=scheduled",
+        "id=at state=scheduled",
+        "id=again state=queued",
+    ]
+
+
+async def test_many_jobs_take_several_calls_in_their_order(queue: JobQueue, redis: Redis) -> None:
+    """A call is short, so that the server answers others in between; the stream has the order of the list."""
+    jobs = [NewJob(f"job-{number}", spec()) for number in range(300)]
+
+    assert await queue.submit_many(jobs, max_queued=1000) == [Submitted.QUEUED] * 300
+    assert [entry["id"] for _, entry in await redis.xrange(queue.keys.lane("normal"))] == [job.id for job in jobs]
+    assert await queue.submit_many(jobs, max_queued=1000) == [Submitted.KNOWN] * 300
+    assert await queue.submit_many([], max_queued=1000) == []
+
+
+async def test_a_job_that_cannot_be_accepted_costs_itself_only(queue: JobQueue, redis: Redis) -> None:
+    """A key of the wrong type, made by hand: the others are accepted, and known to whoever submits all again."""
+    await redis.set(queue.keys.job("broken"), "no hash")
+    jobs = [NewJob(job_id, spec(job_id)) for job_id in ("a", "broken", "c")]
+
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await queue.submit_many(jobs, max_queued=10)
+    await redis.delete(queue.keys.job("broken"))
+    assert await queue.submit_many(jobs, max_queued=10) == [Submitted.KNOWN, Submitted.QUEUED, Submitted.KNOWN]
+
+
+@pytest.mark.parametrize("other", [{}, {"timeout_s": 5.0}])
+async def test_a_job_that_an_older_version_accepted_is_known(
+    queue: JobQueue, redis: Redis, other: dict[str, Any]
+) -> None:
+    """A client that repeats its request after an update must not be told that its id is another job's."""
+    noted = {"spec": spec(priority="high").to_json(), "run": 1, "created_ms": 1, "queued_ms": 1, "state": "queued"}
+    await redis.hset(queue.keys.job("a"), mapping=noted)
+    before = await whole_state(redis)
+
+    answer = await queue.submit("a", spec(priority="high", **other), max_queued=10)
+    assert answer is (Submitted.CONFLICT if other else Submitted.KNOWN)
+    assert changes(before, await whole_state(redis)) == {}
+
+
+async def test_a_job_that_waits_takes_little_memory(queue: JobQueue, redis: Redis) -> None:
+    """A million of them wait in the server's memory: the hash must stay in its compact form."""
+    source = "file:///srv/audio/2026/11/22/call-000001.wav"
+    await queue.submit("0199c5d2-7b6e-7c31-9f5e-0123456789ab", JobSpec(source=source), max_queued=10)
+
+    key = queue.keys.job("0199c5d2-7b6e-7c31-9f5e-0123456789ab")
+    assert await redis.object("encoding", key) == "listpack"
+    assert await redis.memory_usage(key) <= 240

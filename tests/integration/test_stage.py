@@ -136,6 +136,17 @@ async def test_a_full_stage_fetches_nothing(stage_of, submit, reaches, queue, fi
         assert stats.queued["normal"] == 3
 
 
+async def test_an_idle_stage_asks_little(redis, keys, settings):
+    """A thousand consumers that wait for work must leave the server in peace."""
+    async with running_stage(redis, keys, settings, Handler(done)):
+        await redis.config_resetstat()
+        await asyncio.sleep(3)
+        asked = await redis.info("commandstats")
+
+    # Each second a sweep, a look around, and a wait with its lanes seen to be empty before the first.
+    assert asked["cmdstat_fcall"]["calls"] <= 3 * 3
+
+
 async def test_a_handler_that_is_not_hungry_gets_nothing(stage_of, submit, reaches, figures):
     """A free slot is not enough while the engine has work for long."""
     await submit("a")

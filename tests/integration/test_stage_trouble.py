@@ -84,7 +84,7 @@ async def test_a_start_is_repeated_whatever_the_handler_is_hungry_for(redis, key
 async def test_entries_whose_delivery_was_not_heard_of_are_found_again(redis, keys, figures, submit, reaches):
     """The server counts them as this consumer's, which knows nothing of them: the rescue hands them over."""
     client = Lossy(redis)
-    client.loses = "XREADGROUP"
+    client.loses = "_read"
     await submit("a", "b")
 
     async with running_stage(client, keys, figures, handler := Handler(done)) as (_, metrics):

@@ -16,7 +16,7 @@ from common.records import JobSpec
 from common.setup import set_up
 from common.streams import JobStreams, ResultStream
 from tests.integration.seeds import BURY, FAILURE, LATER_MS, PUBLISH
-from tests.properties.job_model import Model
+from tests.properties.job_model import Model, is_job
 from tests.properties.job_server import check_promises, look
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ MOST_ENTRIES = 8
 MOST_HELD = 6
 
 
-@dataclass
+@dataclass(eq=False)
 class Held:
     """A delivery as its consumer knows it, whoever holds it now."""
 
@@ -75,6 +75,10 @@ class Worker:
     @property
     def begun(self) -> list[Held]:
         return [held for held in self.held if held.task]
+
+    @property
+    def begin_later(self) -> list[Held]:
+        return [held for held in self.held if held.task is None]
 
 
 class JobDriver(RuleBasedStateMachine):
@@ -186,7 +190,7 @@ class JobDriver(RuleBasedStateMachine):
         of.held += [Held(of.name, of.streams, entry) for entry in entries]
 
     def _begin_all(self, of: Worker) -> None:
-        for held in [held for held in of.held if held.task is None]:
+        for held in of.begin_later:
             self._begin(of, held)
         del of.held[:-MOST_HELD]
 
@@ -199,6 +203,29 @@ class JobDriver(RuleBasedStateMachine):
             held.task = tasks[0]
         elif held.task is None and held in of.held:
             of.held.remove(held)
+
+    def _begin_together(self, of: Worker) -> None:
+        """Begin all at once, as a stage does. Jobs that are made of entries are made after the others have begun."""
+        fresh = [held for held in of.begin_later if is_job(held.entry.fields)]
+        by_hand = [held for held in fresh if held.entry.fields["id"] not in self.model.jobs]
+        fresh = [held for held in fresh if held not in by_hand[1:]]
+        tasks = {_delivery(task.entry): task for task in self._ask(of.streams.begin([held.entry for held in fresh]))}
+        begun = {}
+        for held in sorted(fresh, key=lambda held: held in by_hand):
+            attempts = self.model.begin(held.worker, held.entry)
+            if attempts is not None:
+                begun[_delivery(held.entry)] = attempts, self.model.parts(held.entry)
+        self._expect({which: (task.attempts, task.parts) for which, task in tasks.items()}, begun)
+        for held in fresh:
+            held.task = tasks.get(_delivery(held.entry))
+            if held.task is None:
+                of.held.remove(held)
+
+    def _publish_together(self, of: Worker) -> None:
+        """Settle all at once, as a stage does."""
+        settlements = [(held.task, PUBLISH) for held in of.begun]
+        replies = self._ask(of.streams.settle(settlements))
+        self._expect(replies, [self.model.settle(held.worker, held.entry, PUBLISH) for held in of.begun])
 
     def _settle(self, of: Worker, held: Held, verdict: str) -> None:
         of.held.sort(key=lambda other: other is not held)  # what is settled counts as the oldest

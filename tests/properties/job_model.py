@@ -49,7 +49,7 @@ class Model(QueueModel):
         stream, job_id = self.streams[entry.stream], entry.fields.get("id", "")
         if stream.held(consumer, entry) is not Settled.DONE:
             return None
-        if not _is_job(entry.fields):
+        if not is_job(entry.fields):
             self._buried(Letter(job_id, entry.stream, entry.fields))
             del stream.entries[entry.entry_id]
             return None
@@ -182,7 +182,7 @@ def run_of(entry_id: str) -> int:
     return as_number(entry_id)[0]
 
 
-def _is_job(fields: Mapping[str, str]) -> bool:
+def is_job(fields: Mapping[str, str]) -> bool:
     try:
         check_id(fields.get("id", ""))
     except ValueError:

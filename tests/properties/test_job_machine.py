@@ -16,6 +16,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from redis.exceptions import ResponseError
 
 from common.connection import connect, library_is_missing
+from common.queue import NewJob
 from common.records import State
 from common.scripts import load_library
 from common.settings import load_settings
@@ -67,6 +68,23 @@ class JobMachine(JobDriver):
             reply = self._ask(call)
             predicted = REFUSED if self.full else self.model.submit(job_id, spec, run, most, delayed=delayed)
             self._expect(reply, predicted)
+
+    @rule(job_ids=st.lists(jobs, min_size=2, max_size=6), delayed=st.booleans(), room=st.sampled_from([0, 1, 1000]))
+    def submit_together(self, job_ids: list[str], delayed: bool, room: int) -> None:
+        """Also some twice: the first counts, the second is known."""
+        runs = {
+            job_id: 1 + max((run for of, run in self.model.accepted if of == job_id), default=0) for job_id in job_ids
+        }
+        most = self.model.under_way() + room
+        delay_ms = LATER_MS if delayed else 0
+        new = [NewJob(job_id, SPECS[job_id], runs[job_id], delay_ms=delay_ms) for job_id in job_ids]
+        replies = self._ask(self.queue.submit_many(new, max_queued=most))
+        self._expect(
+            replies,
+            REFUSED
+            if self.full
+            else [self.model.submit(job.id, job.spec, job.run, most, delayed=delayed) for job in new],
+        )
 
     @rule(
         job_id=jobs, lane=lanes, batch=st.sampled_from([None, *BATCHES]), bad=st.sampled_from([None] * 6 + ["", "../a"])
@@ -151,6 +169,20 @@ class JobMachine(JobDriver):
         held = of.held[-1 - pick % len(of.held)]
         for _ in range(n):
             self._begin(of, held)
+
+    @precondition(lambda self: any(worker.begin_later for worker in self.workers.values()))
+    @rule(worker=workers)
+    def begin_together(self, worker: str) -> None:
+        of = self._able(worker, lambda worker: worker.begin_later)
+        if of.names == self.keys.lanes:
+            self._begin_together(of)
+
+    @precondition(lambda self: any(worker.begun for worker in self.workers.values()))
+    @rule(worker=workers)
+    def publish_together(self, worker: str) -> None:
+        of = self._able(worker, lambda worker: worker.begun)
+        if of.names == self.keys.lanes:
+            self._publish_together(of)
 
     @precondition(lambda self: any(worker.begun for worker in self.workers.values()))
     @rule(worker=workers, pick=picks, progress=st.sampled_from(["", "0.250", "0.500"]), part=parts, n=times)

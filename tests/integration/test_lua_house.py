@@ -1,4 +1,4 @@
-"""forget: remove consumers that are gone and hold nothing."""
+"""house: forget consumers that are gone; say what is due, and how much the writer has not stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from common.keys import TRANSCRIBERS
 from common.outcomes import Release
 from common.scripts import call
-from tests.integration.seeds import LATER_MS, PUBLISH, both, full_memory, running, settle
+from tests.integration.seeds import (
+    LATER_MS,
+    PUBLISH,
+    both,
+    due,
+    full_memory,
+    running,
+    scheduled,
+    settle,
+    transcribed,
+)
 from tests.integration.state import changes, whole_state
 from tests.until import until
 
@@ -19,8 +29,17 @@ if TYPE_CHECKING:
 
 
 async def forget(queue: JobQueue, redis: Redis, gone_ms: int) -> int:
-    removed: int = await call(redis, "forget", [queue.keys.lane("normal")], [TRANSCRIBERS, gone_ms])
-    return removed
+    removed, found, unstored = await call(redis, "house", [queue.keys.lane("normal")], [TRANSCRIBERS, gone_ms, 1, 0])
+    assert (found, unstored) == ([], 0)
+    return int(removed)
+
+
+async def look(queue: JobQueue, most: int = 10) -> tuple[list[str], int]:
+    keys = queue.keys
+    streams = [*keys.lanes, keys.delayed, keys.results]
+    removed, found, unstored = await call(queue.redis, "house", streams, [TRANSCRIBERS, LATER_MS, 3, most])
+    assert removed == 0
+    return found, unstored
 
 
 async def consumers(queue: JobQueue) -> set[str]:
@@ -92,3 +111,24 @@ async def test_a_full_server_still_forgets(queue: JobQueue, consumer: JobStreams
 
     async with full_memory(redis):
         assert await forget(queue, redis, 0) == 1
+
+
+async def test_what_is_due_is_told_longest_first(queue: JobQueue, redis: Redis) -> None:
+    """What has waited longest goes first, a page at a time; what is not due is nobody's business."""
+    await scheduled(queue, "later")
+    for job_id, score in (("second", 2), ("first", 1), ("third", 3)):
+        await due(queue, job_id)
+        await redis.zadd(queue.keys.delayed, {job_id: score})
+    before = await whole_state(redis)
+
+    assert await look(queue) == (["first", "second", "third"], 0)
+    assert await look(queue, most=2) == (["first", "second"], 0)
+    assert changes(before, await whole_state(redis)) == {}
+
+
+async def test_what_the_writer_has_not_stored_is_counted(queue: JobQueue, consumer: JobStreams) -> None:
+    """Consumers stop when too much waits for it."""
+    for job_id in "ab":
+        await transcribed(queue, consumer, job_id)
+
+    assert await look(queue) == ([], 2)
