@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from common.lease import Lease
+from common.metrics import ConsumerMetrics
 from common.settings import Settings, load_settings
 from common.watchdog import Watchdog
 from consumer.chunks import chunks_of_everything, chunks_of_speech
-from consumer.engine import Engine, available_cores, model_arguments
+from consumer.engine import Engine
 from consumer.speech import find_speech
+from consumer.whisper import Whisper, available_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 # A call to the model that takes longer hangs.
 STALL_S = 600.0
-# Recordings that our engine has at a time, as a consumer has: enough for it to choose from.
-AT_A_TIME = 16
+# Recordings that our engine has at a time for each chunk that it reads at a time, as a consumer has.
+JOBS_A_CHUNK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Ours:
         self._engine = engine
 
     async def hear(self, recordings: Sequence[NDArray[np.int16]], options: Options) -> list[Heard]:
-        free = asyncio.Semaphore(AT_A_TIME)
+        free = asyncio.Semaphore(JOBS_A_CHUNK * self._engine.at_a_time)
 
         async def one(samples: NDArray[np.int16]) -> Heard:
             async with free:
@@ -102,17 +104,30 @@ class Library:
 
     def _hear_one(self, samples: NDArray[np.int16], options: Options) -> Heard:
         audio = samples.astype(np.float32) / 32768.0  # as its own decoder gives them
-        found, _ = self._transcribe(audio, vad_filter=options.vad, **model_arguments(options))
+        found, _ = self._transcribe(audio, vad_filter=options.vad, **_arguments(options))
         return _heard(list(found))
 
 
-def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Library, Library]:
-    """Load our engine, plain faster-whisper and its batched pipeline, all with the same weights and compute type."""
+def load_systems(model: str, device: str, compute_type: str, window: str) -> tuple[Ours, Library, Library]:
+    """Load our engine, plain faster-whisper and its batched pipeline, all with the same weights and compute type.
+
+    Args:
+        model: as `STTREAM_MODEL`.
+        device: as `STTREAM_DEVICE`.
+        compute_type: as `STTREAM_COMPUTE_TYPE`.
+        window: as `STTREAM_WINDOW`; of our engine only.
+    """
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    environ = {"STTREAM_MODEL": model, "STTREAM_DEVICE": device, "STTREAM_COMPUTE_TYPE": compute_type}
-    settings = load_settings(environ)
-    engine = Engine.load(settings, Watchdog(STALL_S))
+    settings = load_settings(
+        {
+            "STTREAM_MODEL": model,
+            "STTREAM_DEVICE": device,
+            "STTREAM_COMPUTE_TYPE": compute_type,
+            "STTREAM_WINDOW": window,
+        }
+    )
+    engine = Engine.start(Whisper.load(settings), settings.batch_size, Watchdog(STALL_S), ConsumerMetrics())
     plain = WhisperModel(
         _folder(settings),
         device=device,
@@ -124,6 +139,13 @@ def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Libr
         Library("faster-whisper", plain.transcribe),
         Library("faster-whisper-batched", BatchedInferencePipeline(plain).transcribe),
     )
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    """Return the library's arguments; what a job does not set stays the library's default."""
+    arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
+    optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
+    return {**arguments, **optional}
 
 
 def _folder(settings: Settings) -> str:
