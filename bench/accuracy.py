@@ -216,6 +216,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="bundled", help="a name, a folder or `bundled`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compute-type", default="default")
+    parser.add_argument("--window", default="auto", help="STTREAM_WINDOW of our engine")
     parser.add_argument("--language", help="asked for in every job; default: the model finds it")
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--short", action="store_true", help="error rates, and no speech with detection, only")
@@ -227,7 +228,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    systems = load_systems(options.model, options.device, options.compute_type)
+    systems = load_systems(options.model, options.device, options.compute_type, options.window)
     with tempfile.TemporaryDirectory() as folder:
         material = material_of(Path(folder), options)
         results = asyncio.run(run(systems, material, options))

@@ -20,6 +20,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where recordings and scratch files lie; must be a disk")
     parser.add_argument("--piper", type=Path, default=PIPER, help="the Python of an environment with Piper")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a run that is ended ends what it has started
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     options = Options(word_timestamps=given.word_timestamps, vad=not given.no_vad)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:

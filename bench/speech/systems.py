@@ -103,23 +103,29 @@ class Library:
 
     def _hear_one(self, samples: NDArray[np.int16], options: Options) -> Heard:
         audio = samples.astype(np.float32) / 32768.0  # as its own decoder gives them
-        found, _ = self._transcribe(audio, vad_filter=options.vad, **library_arguments(options))
+        found, _ = self._transcribe(audio, vad_filter=options.vad, **_arguments(options))
         return _heard(list(found))
 
 
-def library_arguments(options: Options) -> dict[str, Any]:
-    """Return the library's arguments; what is not set stays its default."""
-    asked = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
-    optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
-    return {**asked, **optional}
+def load_systems(model: str, device: str, compute_type: str, window: str) -> tuple[Ours, Library, Library]:
+    """Load our engine, plain faster-whisper and its batched pipeline, all with the same weights and compute type.
 
-
-def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Library, Library]:
-    """Load our engine, plain faster-whisper and its batched pipeline, all with the same weights and compute type."""
+    Args:
+        model: as `STTREAM_MODEL`.
+        device: as `STTREAM_DEVICE`.
+        compute_type: as `STTREAM_COMPUTE_TYPE`.
+        window: as `STTREAM_WINDOW`; of our engine only.
+    """
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    environ = {"STTREAM_MODEL": model, "STTREAM_DEVICE": device, "STTREAM_COMPUTE_TYPE": compute_type}
-    settings = load_settings(environ)
+    settings = load_settings(
+        {
+            "STTREAM_MODEL": model,
+            "STTREAM_DEVICE": device,
+            "STTREAM_COMPUTE_TYPE": compute_type,
+            "STTREAM_WINDOW": window,
+        }
+    )
     engine = Engine.start(Whisper.load(settings), settings.batch_size, Watchdog(STALL_S), ConsumerMetrics())
     plain = WhisperModel(
         _folder(settings),
@@ -132,6 +138,13 @@ def load_systems(model: str, device: str, compute_type: str) -> tuple[Ours, Libr
         Library("faster-whisper", plain.transcribe),
         Library("faster-whisper-batched", BatchedInferencePipeline(plain).transcribe),
     )
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    """Return the library's arguments; what a job does not set stays the library's default."""
+    arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
+    optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
+    return {**arguments, **optional}
 
 
 def _folder(settings: Settings) -> str:
