@@ -65,8 +65,8 @@ class Work(NamedTuple):
 class Handler(Protocol):
     """The work of one kind of stage. It returns an outcome and never touches a stream."""
 
-    async def hungry(self) -> None:
-        """Return when more work is welcome; until then, idle consumers elsewhere take what waits."""
+    async def hungry(self) -> int:
+        """Return how many entries are welcome, once any is; what is not taken, idle consumers elsewhere take."""
 
     async def handle(self, work: Work) -> Outcome:
         """Do the work. It is cancelled when the lease ends, the time limit is reached or the process drains."""

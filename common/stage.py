@@ -121,19 +121,19 @@ class Stage:
                 if self._outage.failures:
                     await self._restore()
                 await self._begin()  # before anything that waits: what was delivered is not renewed yet
-                await self._welcome()
+                welcome = await self._welcome()
                 if self._clock() - swept_s >= self._sweep_every_s:
                     swept_s = self._clock()
-                    await self._take(await self._rescue(), "rescued")
-                if self._free > 0:
-                    await self._take(await self._read(), "new")
+                    welcome -= await self._take(await self._rescue(welcome), "rescued")
+                if welcome > 0:
+                    await self._take(await self._read(welcome), "new")
             except Exception as exc:
                 if not passes(exc):
                     raise
                 await asyncio.sleep(self._outage.failed(exc))
 
-    async def _read(self) -> list[Entry]:
-        entries = await self._streams.read(self._page, self._block_ms())
+    async def _read(self, most: int) -> list[Entry]:
+        entries = await self._streams.read(most, self._block_ms())
         self._reached()
         return entries
 
@@ -145,33 +145,25 @@ class Stage:
     def _block_ms(self) -> int:
         return max(1, min(BLOCK_MS, round(self._sweep_every_s * 1000)))
 
-    @property
-    def _free(self) -> int:
-        """Slots that are free."""
-        return self.settings.slots - self._runner.running
-
-    @property
-    def _page(self) -> int:
-        """Entries to take at a time."""
-        return min(self._free, _AT_ONCE)
-
-    async def _welcome(self) -> None:
-        """Wait until a slot is free, the handler is hungry, and the next stage keeps up."""
+    async def _welcome(self) -> int:
+        """Return how many entries to take, once a slot is free, the handler is hungry and the next stage keeps up."""
         await self._runner.until_below(self.settings.slots)
-        await self._handler.hungry()
+        wanted = await self._handler.hungry()
         await self._streams.room()
+        return min(wanted, self.settings.slots - self._runner.running, _AT_ONCE)
 
-    async def _rescue(self) -> list[Entry]:
+    async def _rescue(self, most: int) -> list[Entry]:
         """Take over abandoned entries, but not while live ones may look abandoned: idle time counts an outage too."""
         if not self._keeper.others_have_renewed:
             return []
-        return await self._streams.rescue(self._page, round(_ABANDONED_AT * self.settings.lease_ms))
+        return await self._streams.rescue(most, round(_ABANDONED_AT * self.settings.lease_ms))
 
-    async def _take(self, entries: list[Entry], kind: str) -> None:
-        """Begin entries that were just read."""
+    async def _take(self, entries: list[Entry], kind: str) -> int:
+        """Begin entries that were just read, and return how many there were."""
         self._metrics.deliveries.labels(kind).inc(len(entries))
         self._delivered += entries
         await self._begin()
+        return len(entries)
 
     async def _begin(self) -> None:
         """Begin what was delivered and run it, each entry in a task of its own; may be repeated."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # How far a job is when its audio is ready; the rest is the engine's.
 _PREPARED = 0.05
+# How fast a consumer learns how many chunks its jobs have: the weight of the latest one.
+_LATEST = 0.25
 # Failures that may pass and most likely are the host's: no scratch space, no process, a share that is not mounted.
 _OF_THE_HOST = frozenset({"internal_error", "source_unreadable"})
 
@@ -56,23 +58,29 @@ class Transcriber:
         self._clock = clock
         self._preparing = 0
         self._chunks_left = 0
+        # Jobs may be long until they are known to be short: two of them are enough to begin with.
+        self._usual_chunks = max(1.0, engine.at_a_time / 2)
         self._changed = asyncio.Condition()
         self._trouble = Outage("preparing of recordings")
         self._tried_again_s = -math.inf
 
-    async def hungry(self) -> None:
-        """Return when the engine will soon run out of work: what waits for it is less than it does at a time.
+    async def hungry(self) -> int:
+        """Return how many jobs would keep the engine busy, once what waits for it is less than it does at a time.
 
-        In trouble only when it is time for another try: a host that fails each job at once would take those of all.
+        In trouble one, and only when it is time for another try: a host that fails each job at once would take those of
+        all.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting < self._engine.at_a_time)
         await asyncio.sleep(self._tried_again_s - self._clock())
+        if self._trouble.failures:
+            return 1
+        return max(1, round((self._engine.at_a_time - self._waiting) / self._usual_chunks))
 
     @property
-    def _waiting(self) -> int:
-        """Jobs being prepared, and chunks that no engine thread can have taken up yet."""
-        return self._preparing + max(0, self._chunks_left - self._engine.at_a_time)
+    def _waiting(self) -> float:
+        """Chunks that no engine thread can have taken up yet; those of jobs in preparation are guessed."""
+        return self._preparing * self._usual_chunks + max(0, self._chunks_left - self._engine.at_a_time)
 
     async def handle(self, work: Work) -> Outcome:
         """Transcribe one job.
@@ -144,6 +152,7 @@ class Transcriber:
         chunks = _chunks(recording, options)
         left = 1 if options.mode == "sequential" and chunks else len(chunks)
         self._chunks_left += left
+        self._usual_chunks += (max(1, left) - self._usual_chunks) * _LATEST
 
         async def done(share: float) -> None:
             nonlocal left

@@ -94,14 +94,19 @@ class Writer:
         self._stuck = 0
         """Results that the last try could not store."""
 
-    async def hungry(self) -> None:
-        """Return when less than a batch waits; in trouble one more than what is stuck, to see whether it is over.
+    async def hungry(self) -> int:
+        """Return how much of a batch is left, once any is; in trouble of one more than what is stuck.
 
         One result that cannot be filed must not keep all others from being stored.
         """
-        while len(self._pending) >= min(self._max_batch, self._stuck + 1 if self._trouble else self._max_batch):
+        while (left := self._wanted - len(self._pending)) <= 0:
             self._committed.clear()
             await self._committed.wait()
+        return left
+
+    @property
+    def _wanted(self) -> int:
+        return min(self._max_batch, self._stuck + 1) if self._trouble else self._max_batch
 
     async def handle(self, work: Work) -> Outcome:
         """Store one result; returns when it is readable, or rejects one that can never be.

@@ -42,8 +42,9 @@ prepared = False
 class Noop:
     """Done at once."""
 
-    async def hungry(self) -> None:
-        """More work is always welcome."""
+    async def hungry(self) -> int:
+        """Return as much as there may be: more work is always welcome."""
+        return SLOTS
 
     async def handle(self, work: Work) -> Outcome:
         """Stamp."""

@@ -35,11 +35,13 @@ class Handler:
     def __init__(self, do: Callable[[Work], Awaitable[Outcome]]) -> None:
         self.do = do
         self.seen: list[str] = []
+        self.appetite = 1_000
         self.welcome = asyncio.Event()
         self.welcome.set()
 
-    async def hungry(self) -> None:
+    async def hungry(self) -> int:
         await self.welcome.wait()
+        return self.appetite
 
     async def handle(self, work: Work) -> Outcome:
         self.seen.append(work.task.id)

@@ -160,6 +160,25 @@ async def test_a_handler_that_is_not_hungry_gets_nothing(stage_of, submit, reach
         await reaches("a", State.TRANSCRIBED)
 
 
+async def test_no_more_is_taken_than_the_handler_wants(stage_of, submit, reaches):
+    """Its other slots are for when its jobs turn out to be short; till then idle consumers take what waits."""
+    await submit("a", "b", "c")
+    handler = Handler(never)
+    handler.appetite = 2
+
+    async def once() -> int:
+        await handler.welcome.wait()
+        handler.welcome.clear()
+        return handler.appetite
+
+    handler.hungry = once
+    async with stage_of(handler, slots=8, drain_s=0.0):
+        await reaches("b", State.RUNNING)
+        assert handler.seen == ["a", "b"]
+        handler.welcome.set()
+        await reaches("c", State.RUNNING)
+
+
 async def test_urgent_jobs_go_first(stage_of, submit, reaches):
     """Lanes are read in order whatever was submitted first."""
     for job_id, priority in (("l", "low"), ("n", "normal"), ("h", "high")):

@@ -70,9 +70,10 @@ async def test_a_start_is_repeated_whatever_the_handler_is_hungry_for(redis, key
     await submit("a")
     handler = Handler(done)
 
-    async def once() -> None:
+    async def once() -> int:
         await handler.welcome.wait()
         handler.welcome.clear()
+        return 1
 
     handler.hungry = once
     async with running_stage(client, keys, figures, handler):
@@ -264,17 +265,17 @@ async def test_after_a_silence_nothing_is_rescued_before_the_others_could_renew(
         mine = JobStreams(redis, keys, figures, "host-1-aaa")
         figures_of_stage = StageSettings("jobs", 4, 1, 1.0)
         stage = Stage(figures_of_stage, mine, Handler(done), keeper, ConsumerMetrics(), restore=setup.restore)
-        unheard = await stage._rescue()
+        unheard = await stage._rescue(1)
         keeper.heard()
-        at_once = await stage._rescue()
+        at_once = await stage._rescue(1)
         now_s += lease_s
-        in_a_silence = await stage._rescue()
+        in_a_silence = await stage._rescue(1)
         keeper.heard()
-        after_a_silence = await stage._rescue()
+        after_a_silence = await stage._rescue(1)
         for _ in range(6):
             now_s += lease_s / 10
             keeper.heard()
-        later = await stage._rescue()
+        later = await stage._rescue(1)
 
     assert (unheard, at_once, in_a_silence, after_a_silence) == ([], [], [], [])
     assert [entry.fields["id"] for entry in later] == ["a"]
