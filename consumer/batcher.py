@@ -30,7 +30,13 @@ T = TypeVar("T", bound=Item)
 class Batcher(Generic[T]):
     """The items that wait. Threads put and take."""
 
-    def __init__(self) -> None:
+    def __init__(self, takers: int) -> None:
+        """Begin empty.
+
+        Args:
+            takers: threads that take: what waits is shared between them.
+        """
+        self._takers = takers
         self._waiting: dict[Hashable, deque[T]] = {}
         """By job; the job whose turn it is comes first, and a job is in it while it has something."""
         self._changed = threading.Condition()
@@ -46,13 +52,15 @@ class Batcher(Generic[T]):
         """Return the next batch, waiting for the first item only; empty when closed.
 
         The first item of the job whose turn it is decides the kind: none waits for company that may not come, and a
-        kind that is rare comes as soon as any.
+        kind that is rare comes as soon as any. While little waits, each taker gets its share of it.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return []
             first = next(iter(self._waiting.values()))[0]
+            of_this_kind = sum(item.kind == first.kind for items in self._waiting.values() for item in items)
+            most = min(most, -(-of_this_kind // self._takers))
             batch: list[T] = []
             while len(batch) < most and (taken := list(self._one_of_each(first.kind, most - len(batch)))):
                 batch += taken

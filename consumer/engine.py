@@ -131,11 +131,13 @@ class Engine:
         """
         self.name = model.name
         self.identity = model.identity
+        self.only_language = None if model.multilingual else "en"
+        """The language of all it reads, where it knows no other."""
         self._model = model
         self._batch_size = batch_size
         self._watchdog = watchdog
         self._metrics = metrics
-        self._batcher: Batcher[_Waiting] = Batcher()
+        self._batcher: Batcher[_Waiting] = Batcher(model.workers)
         self._features = ThreadPoolExecutor(batch_size, thread_name_prefix="features")
         for number in range(model.workers):
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True).start()

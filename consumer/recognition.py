@@ -79,8 +79,9 @@ class Recognition:
         return texts
 
     async def _together(self, options: Options) -> list[ChunkText]:
-        """Transcribe chunks side by side; the first decides the language of all where the job does not say it."""
+        """Transcribe chunks side by side; the first decides the language of all where nobody says it."""
         texts: list[ChunkText] = []
+        options = options.model_copy(update={"language": options.language or self._engine.only_language})
         if self._chunks and options.language is None:
             texts.append(await self._chunk(self._chunks[0], options))
             options = options.model_copy(update={"language": texts[0].language})

@@ -21,8 +21,8 @@ class Item:
     number: int = 0
 
 
-def batcher_of(*items):
-    batcher = Batcher()
+def batcher_of(*items, takers=1):
+    batcher = Batcher(takers)
     for item in items:
         batcher.put(item)
     return batcher
@@ -43,6 +43,20 @@ def test_short_jobs_fill_the_batches_of_long_ones():
     batcher = batcher_of(*long, Item("a"))
 
     assert batcher.take(8) == [long[0], Item("a"), long[1]]
+
+
+def test_little_work_is_shared():
+    """One thread would read all of a short queue while the others, and their cores, look on."""
+    batcher = batcher_of(*(Item(job) for job in "abcde"), takers=2)
+
+    assert [len(batcher.take(8)) for _ in range(3)] == [3, 1, 1]
+
+
+def test_much_work_fills_batches():
+    """Shares are for what would not fill the batches of all."""
+    batcher = batcher_of(*(Item(job) for job in "abcdefghij"), takers=2)
+
+    assert len(batcher.take(3)) == 3
 
 
 def test_a_batch_is_of_one_kind():
@@ -70,7 +84,7 @@ def test_jobs_take_turns_from_batch_to_batch():
 
 def test_a_thread_that_waits_gets_what_comes():
     """An engine without work sleeps."""
-    batcher, taken = Batcher(), []
+    batcher, taken = Batcher(1), []
     thread = threading.Thread(target=lambda: taken.extend(batcher.take(4)))
     thread.start()
     batcher.put(Item("a"))
@@ -81,7 +95,7 @@ def test_a_thread_that_waits_gets_what_comes():
 
 def test_a_closed_batcher_gives_nothing_and_wakes_who_waits():
     """A process that ends must not hang on its engine."""
-    batcher, taken = Batcher(), []
+    batcher, taken = Batcher(1), []
     thread = threading.Thread(target=lambda: taken.append(batcher.take(4)))
     thread.start()
     batcher.close()

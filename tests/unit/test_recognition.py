@@ -29,6 +29,7 @@ class StandIn:
 
     at_a_time = 3
     identity = "stand-in int8"
+    only_language = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, Options]] = []
@@ -96,6 +97,15 @@ async def test_the_first_chunk_decides_the_language_for_all(engine):
     await recognise(engine, Options())
 
     assert [options.language for _, options in engine.asked] == [None] + ["de"] * 7
+
+
+async def test_a_model_that_knows_one_language_need_not_find_out(engine):
+    """The rest of the recording would wait for its first chunk."""
+    engine.only_language = "en"
+    await recognise(engine, Options())
+
+    assert {options.language for _, options in engine.asked} == {"en"}
+    assert engine.most == 2 * engine.at_a_time
 
 
 async def test_sequential_chunks_are_prompted_with_the_text_before(engine):
