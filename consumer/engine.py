@@ -22,7 +22,7 @@ from common.errors import JobError
 from common.transcript import Segment
 from consumer.batch_size import best_batch_size
 from consumer.batcher import Batcher
-from consumer.reading import TEMPERATURES, Reading, best_of, doubtful
+from consumer.reading import TEMPERATURES, Reading, best_of, doubtful, joined
 from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
 from consumer.window import FULL, Extent, Window, extent_for
@@ -100,6 +100,7 @@ class _Waiting:
     """A chunk on its way through the engine."""
 
     audio: Callable[[], NDArray[np.float32]]
+    seconds: float
     options: Options
     prefix: tuple[int, ...]
     extent: Extent
@@ -111,6 +112,10 @@ class _Waiting:
     features: NDArray[np.float32] | None = None
     failed: list[Reading] = field(default_factory=list)
     """Readings of the full window that nobody would believe."""
+    read_s: float = 0.0
+    """How far it has been read."""
+    believed: list[Reading] = field(default_factory=list)
+    """Up to there."""
 
     @property
     def kind(self) -> Hashable:
@@ -192,10 +197,11 @@ class Engine:
         gone = threading.Event()
         waiting = _Waiting(
             audio=lambda: chunk.audio(recording),
+            seconds=chunk.seconds,
             options=options,
             prefix=self._model.prefix(options),
-            extent=extent_for(chunk.seconds) if self._model.short_windows else FULL,
-            temperatures=TEMPERATURES if options.temperature is None else (options.temperature,),
+            extent=self._extent(chunk.seconds),
+            temperatures=_temperatures(options),
             job=lease,
             over=lambda: gone.is_set() or lease.over,
         )
@@ -235,7 +241,7 @@ class Engine:
     def _window(self, waiting: _Waiting) -> Window:
         """Return what the model is given. In a pool of threads: on a GPU this would hold up the model."""
         if waiting.features is None:
-            waiting.features = self._model.features(waiting.audio())
+            waiting.features = self._model.features(waiting.audio()[round(waiting.read_s * SAMPLE_RATE_HZ) :])
         options = waiting.options
         return Window(
             waiting.features,
@@ -249,20 +255,33 @@ class Engine:
 
     def _judge(self, waiting: _Waiting, reading: Reading) -> None:
         """Believe a reading, or let its chunk wait again."""
-        if waiting.extent != FULL:
-            if not doubtful(reading):
-                waiting.done.set_result(reading)
-                return
+        if waiting.extent != FULL and doubtful(reading):
             self._metrics.chunks_read_again.labels("short_window").inc()
             waiting.extent = FULL
-        elif reading.failed and len(waiting.temperatures) > 1:
+        elif waiting.extent == FULL and reading.failed and len(waiting.temperatures) > 1:
             self._metrics.chunks_read_again.labels("temperature").inc()
             waiting.failed.append(reading)
             waiting.temperatures = waiting.temperatures[1:]
         else:
-            waiting.done.set_result(best_of([*waiting.failed, reading]) if reading.failed else reading)
+            self._believe(waiting, best_of([*waiting.failed, reading]) if reading.failed else reading)
             return
         self._batcher.put(waiting)
+
+    def _believe(self, waiting: _Waiting, reading: Reading) -> None:
+        """Take a reading for true; what a full window leaves unread waits as a window of its own."""
+        waiting.believed.append(reading.later(waiting.read_s))
+        if not reading.stops_early:
+            waiting.done.set_result(joined(waiting.believed))
+            return
+        self._metrics.chunks_read_again.labels("rest").inc()
+        waiting.read_s = waiting.seconds - reading.unsaid_s
+        waiting.features, waiting.failed = None, []
+        waiting.extent = self._extent(reading.unsaid_s)
+        waiting.temperatures = _temperatures(waiting.options)
+        self._batcher.put(waiting)
+
+    def _extent(self, seconds: float) -> Extent:
+        return extent_for(seconds) if self._model.short_windows else FULL
 
     def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Read a batch that failed in parts: halves if it was too much, else each chunk alone; one is at fault."""
@@ -294,6 +313,10 @@ class Engine:
             self._model.read([Window(silence, FULL, (), "en", "transcribe", 1, 0.0)])
         except Exception as exc:  # noqa: BLE001 whatever it is: this model is of no use any more
             self._watchdog.give_up(f"{failure}; then on silence too: {type(exc).__name__}: {exc}")
+
+
+def _temperatures(options: Options) -> tuple[float, ...]:
+    return TEMPERATURES if options.temperature is None else (options.temperature,)
 
 
 def _abandoned(waiting: _Waiting) -> bool:

@@ -7,7 +7,7 @@ back to a full one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.transcript import Word
 
@@ -37,6 +37,18 @@ class Reading:
     unsaid_s: float = 0.0
     """Seconds of audio after the end of the text."""
 
+    def later(self, seconds: float) -> Reading:
+        """Return the same with all times so much later."""
+        moved = (
+            word.model_copy(update={"start": word.start + seconds, "end": word.end + seconds}) for word in self.words
+        )
+        return replace(self, words=tuple(moved))
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether there is speech after the end of the text: the model stops too soon at times, in any window."""
+        return bool(self.words) and self.unsaid_s > _MOST_UNSAID_S
+
     @property
     def text(self) -> str:
         """The text."""
@@ -57,11 +69,23 @@ class Reading:
 def doubtful(reading: Reading) -> bool:
     """Return whether what was read in a short window must be read again in a full one.
 
-    Beside what fails anywhere: speech after the end of the text, since the model stops too early at times, and a
-    language that it is not sure of. Measured (decision 13): a reread for one in 25 short windows, and no more errors
-    than in full ones.
+    Beside what fails anywhere: a text that stops early, and a language that the model is not sure of.
     """
-    return reading.failed or reading.unsaid_s > _MOST_UNSAID_S or reading.language_probability < _SURE_LANGUAGE
+    return reading.failed or reading.stops_early or reading.language_probability < _SURE_LANGUAGE
+
+
+def joined(parts: Sequence[Reading]) -> Reading:
+    """Return what was read of one chunk in several windows, one after another; in later ones maybe nobody spoke."""
+    first, *others = parts
+    spoken = [first, *(part for part in others if not part.silent)]
+    tokens = sum(part.tokens for part in spoken)
+    return replace(
+        first,
+        words=tuple(word for part in spoken for word in part.words),
+        tokens=tokens,
+        avg_logprob=sum(part.avg_logprob * part.tokens for part in spoken) / max(tokens, 1),
+        compression_ratio=max(part.compression_ratio for part in spoken),
+    )
 
 
 def best_of(readings: Sequence[Reading]) -> Reading:

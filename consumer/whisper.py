@@ -261,7 +261,7 @@ def _reading(
         compression_ratio=get_compression_ratio(text),
         language=language[0],
         language_probability=language[1],
-        unsaid_s=seconds - timings[-1]["end"] if timings else 0.0,
+        unsaid_s=seconds - float(timings[-1]["end"]) if timings else 0.0,
     )
 
 

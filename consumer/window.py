@@ -20,6 +20,8 @@ _STATES_PER_S = 50
 # Emptiness that the encoder sees behind the speech: a word is not cut, and its end is heard.
 _MARGIN_S = 1.0
 _STEP_FRAMES = 50
+# Speech that fills most of the window gets all of it: there is little to leave out.
+_LONGEST_FRAMES = 2000
 # Emptiness that the decoder sees behind that, at least: with less it does not see that the speech is over, and says it
 # again. More costs time. Measured, see decision 13.
 _EMPTINESS_S = 10.0
@@ -66,8 +68,10 @@ class Window:
 def extent_for(seconds: float) -> Extent:
     """Return how much of the model's window a chunk of this length needs."""
     frames = _rounded_up((seconds + _MARGIN_S) * FRAMES_PER_S, _STEP_FRAMES)
+    if frames > _LONGEST_FRAMES:
+        return FULL
     states = _rounded_up(frames / 2 + _EMPTINESS_S * _STATES_PER_S, _STEP_STATES)
-    return Extent(min(frames, FULL.frames), min(states, FULL.states))
+    return Extent(frames, min(states, FULL.states))
 
 
 def _rounded_up(amount: float, step: int) -> int:

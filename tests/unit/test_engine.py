@@ -168,6 +168,30 @@ async def test_a_doubtful_short_window_is_read_again_in_full(engine, model):
     assert (first, second) == (0.0, 0.0)
 
 
+async def test_a_text_that_stops_early_is_finished(engine, model):
+    """The model says the end of the text too soon at times; what it has not said must not be lost."""
+
+    def stops(window):
+        full = window.extent == FULL and window.seconds > 20
+        return replace(GOOD, unsaid_s=12.0 if full else 2.0 if window.seconds > 11 else 0.0, tokens=4)
+
+    model.judge = stops
+    text = await engine.transcribe(chunk(0, 29), RECORDING, Options(), lease())
+
+    seconds = [second for second, _, _ in model.windows]
+    assert seconds == [1, 18, 18, 28]  # the rest of 12 s, in full too, and the rest of that
+    assert [segment.text for segment in text.segments] == ["from 1", "from 18", "from 28"]
+    assert [segment.start for segment in text.segments] == [0.0, 17.0, 27.0]
+
+
+async def test_what_follows_the_text_may_be_no_speech(engine, model):
+    """Breath and noise after the last word: nothing may be made up of them."""
+    silent = replace(GOOD, avg_logprob=-1.5, no_speech_prob=0.9)
+    model.judge = lambda window: replace(GOOD, unsaid_s=3.0) if window.seconds > 20 else silent
+
+    assert await transcribe(engine, 0, seconds=29) == "from 1"
+
+
 async def test_when_every_temperature_fails_the_best_is_kept(engine, model):
     """Something was said, and a poor transcript says more than none."""
     quality = iter([-1.9, -1.5, -1.2, -1.6, -1.7, -1.8])
