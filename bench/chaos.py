@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-# This checkout's code, wherever it is called from, and whatever else is installed. Not this folder: in it `queue.py` would
-# hide the standard library's.
+# This checkout's code, wherever it is called from, and whatever else is installed. Not this folder: in it `queue.py`
+# would hide the standard library's.
 sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
