@@ -18,7 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# This checkout's code, wherever it is called from, and whatever else is installed.
+# This checkout's code, wherever it is called from, and whatever else is installed. Not this folder: in it `queue.py`
+# would hide the standard library's.
+sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.breaker.disk import enter_mount_namespace

@@ -150,7 +150,10 @@ def latency(run: Run, count: int) -> dict[str, float]:
         time.sleep(1)
         begun = run.told("one", count, RATE_HZ)
         processor_s_when_ran(run, pid, 20 + count)
-    took_ms = sorted((ran - asked) / 1e6 for asked, ran in zip(begun, run.times_ns()[20:], strict=True))
+    ran = run.times_ns()[20:]
+    if len(ran) != count:
+        raise ValueError(f"{len(ran)} runs of {count} jobs: some ran twice, and cannot be told apart")
+    took_ms = sorted((at - asked) / 1e6 for asked, at in zip(begun, ran, strict=True))
     return {"p50_ms": took_ms[count // 2], "p99_ms": took_ms[int(count * 0.99)]}
 
 
