@@ -31,7 +31,8 @@ async def test_a_job_that_is_taken_over_goes_on_where_it_stopped(tmp_path):
         up(tmp_path / "data", "--audio", str(tmp_path), "--consumers", "0", **QUICK) as stack,
         server_of(stack) as server,
     ):
-        with consumer(stack, tmp_path) as killed:
+        # Chunk by chunk: a batch would take all of so short a recording at once.
+        with consumer(stack, tmp_path, STTREAM_BATCH_SIZE="1") as killed:
             stack.run(*submit, "whole")
             await ended(server, "whole", within_s=LIMIT_S)
             stack.run(*submit, "resumed")
