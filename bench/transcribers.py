@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from common.process import one_thread_a_library
+from common.process import one_thread_a_library, return_freed_memory
 
 # Texts of files, in their order.
 Transcribe = Callable[[Sequence[str], int], list[str]]
@@ -35,7 +35,8 @@ BATCH_SIZE = 8
 @contextmanager
 def sttream(model: str) -> Iterator[Transcribe]:
     """Our consumer without its streams: decoders, engine, and as many jobs at a time as it holds."""
-    one_thread_a_library()  # as a consumer does
+    one_thread_a_library()  # both as a consumer does
+    return_freed_memory()
     from bench.jobs import work
     from common.metrics import ConsumerMetrics
     from common.settings import load_settings

@@ -111,7 +111,7 @@ class _Waiting:
     done: Future[Reading] = field(default_factory=_running)
     features: NDArray[np.float32] | None = None
     failed: list[Reading] = field(default_factory=list)
-    """Readings of the full window that nobody would believe."""
+    """Readings that nobody would believe, in a full window and at lower temperatures."""
     read_s: float = 0.0
     """How far it has been read."""
     believed: list[Reading] = field(default_factory=list)
@@ -255,13 +255,14 @@ class Engine:
 
     def _judge(self, waiting: _Waiting, reading: Reading) -> None:
         """Believe a reading, or let its chunk wait again."""
-        if waiting.extent != FULL and doubtful(reading):
+        if waiting.extent != FULL and not waiting.failed and doubtful(reading):
             self._metrics.chunks_read_again.labels("short_window").inc()
             waiting.extent = FULL
-        elif waiting.extent == FULL and reading.failed and len(waiting.temperatures) > 1:
+        elif reading.failed and len(waiting.temperatures) > 1:
             self._metrics.chunks_read_again.labels("temperature").inc()
             waiting.failed.append(reading)
             waiting.temperatures = waiting.temperatures[1:]
+            waiting.extent = self._extent(waiting.seconds - waiting.read_s)  # drawn at random, in full or not
         else:
             self._believe(waiting, best_of([*waiting.failed, reading]) if reading.failed else reading)
             return
