@@ -35,7 +35,7 @@ class Reading:
     language_probability: float
     """1 where it was given."""
     unsaid_s: float = 0.0
-    """Seconds of audio after the end of the text."""
+    """Seconds of audio after the end of the words."""
 
     def later(self, seconds: float) -> Reading:
         """Return the same with all times so much later."""

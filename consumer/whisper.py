@@ -24,7 +24,7 @@ from common.options import Options
 from common.transcript import Word
 from consumer.reading import Reading
 from consumer.window import FULL
-from consumer.words import Timing, words_of
+from consumer.words import Timing, before_gap, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -252,8 +252,9 @@ def _reading(
 ) -> Reading:
     text = tokenizer.decode(tokens).strip()
     length = len(result.sequences_ids[0])
+    said = before_gap(timings)
     return Reading(
-        words=words_of(timings) or ((Word(start=0.0, end=seconds, word=text, probability=0.0),) if text else ()),
+        words=words_of(said) or ((Word(start=0.0, end=seconds, word=text, probability=0.0),) if text else ()),
         tokens=len(tokens),
         # From the score, which is a mean over the tokens, to one that counts the end of the text too.
         avg_logprob=result.scores[0] * length / (length + 1),
@@ -261,7 +262,7 @@ def _reading(
         compression_ratio=get_compression_ratio(text),
         language=language[0],
         language_probability=language[1],
-        unsaid_s=seconds - float(timings[-1]["end"]) if timings else 0.0,
+        unsaid_s=seconds - float(said[-1]["end"]) if said else 0.0,
     )
 
 

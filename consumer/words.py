@@ -12,6 +12,8 @@ from common.transcript import Word
 _SENTENCE_ENDS = frozenset(".。!！?？")
 _OPENING = frozenset("\"'“¿([{-")
 _CLOSING = frozenset("\"'.。,，!！?？:：”)]}、")
+# Silence of up to two seconds is left between words, but nobody draws one out for so long.
+_LONGEST_WORD_S = 2.0
 # The alignment gives the silence at a sentence's border to a word: one that lasts longer than twice the usual is cut.
 _LONGEST_USUAL_S = 0.7
 
@@ -23,6 +25,18 @@ class Timing(TypedDict):
     start: float
     end: float
     probability: float
+
+
+def before_gap(timings: Sequence[Timing]) -> Sequence[Timing]:
+    """Return the words up to where the model has left something out.
+
+    The alignment gives every moment to some word: one that lasts for seconds has speech in it that was not written
+    down. What follows it is read again with what was left out.
+    """
+    for number, timing in enumerate(timings):
+        if number and timing["end"] - timing["start"] > _LONGEST_WORD_S:
+            return timings[:number]
+    return timings
 
 
 def words_of(timings: Sequence[Timing]) -> tuple[Word, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.words import words_of
+from consumer.words import before_gap, words_of
 
 
 def timings(*words):
@@ -40,6 +40,16 @@ def test_silence_after_a_sentence_is_not_part_of_its_end():
     words = found((" He", 0, 0.4), (" came", 0.4, 0.8), (".", 0.8, 4.0), (" She", 4.0, 4.4))
 
     assert words[1] == (" came.", 0.4, 0.8)
+
+
+def test_a_word_that_lasts_for_seconds_has_unwritten_speech_in_it():
+    """The model skips a sentence at times, and goes on as if nothing had been said."""
+    words = timings((" He", 0, 0.4), (" came", 0.4, 0.8), (".", 0.8, 4.0), (" She", 4.0, 4.4))
+
+    assert before_gap(words) == words[:2]
+    assert before_gap(words[:2]) == words[:2]
+    assert before_gap(timings((" He", 0, 5.0), (" came", 5.0, 5.4))) != []  # nothing before it could be kept
+    assert before_gap([]) == []
 
 
 @pytest.mark.parametrize("words", [(), ((" a", 1.0, 1.0),), ((".", 0.0, 0.0),)])
