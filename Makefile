@@ -12,7 +12,7 @@ ARGS ?=
 TESTS_AT_A_TIME ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve check format chaos lock clean
+.PHONY: help demo test serve check format chaos bench lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ format: $(VENV)/.dev ## Format the code and mend what the linter can mend.
 
 chaos: $(VENV)/.dev ## Try to make it lose a job (ARGS='--seed 7 --jobs 10000 --faults 300').
 	@$(BIN)/python bench/chaos.py $(ARGS)
+
+bench: $(VENV)/.dev ## Measure this machine, in short (about 15 minutes; docs/performance.md has the long forms).
+	@$(BIN)/python -m bench.queue --short --rivals ''
+	@$(BIN)/python -m bench.engine --short
+	@$(BIN)/python -m bench.pipeline --short
+	@$(BIN)/python -m bench.accuracy --short
 
 # requirements.lock       what `make demo` and `make serve` run with: core and the embedded stack
 # requirements-dev.lock   the same versions and what tests and checks need

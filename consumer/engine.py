@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 # How long a start may take to find the batch size: a large model is loaded for longer than that.
 _TRIAL_LIMIT_S = {"cpu": 1.0, "cuda": 5.0}
+# Sound that is no speech may be read word by word, each time with a rest: that must come to an end.
+_LEAST_STEP_S, _MOST_PARTS = 0.5, 8
 _SILENCE = np.zeros(SAMPLE_RATE_HZ, np.float32)
 
 
@@ -102,6 +104,8 @@ class _Waiting:
     audio: Callable[[], NDArray[np.float32]]
     seconds: float
     options: Options
+    language: str | None
+    """None until it is known."""
     prefix: tuple[int, ...]
     extent: Extent
     temperatures: tuple[float, ...]
@@ -199,6 +203,7 @@ class Engine:
             audio=lambda: chunk.audio(recording),
             seconds=chunk.seconds,
             options=options,
+            language=options.language,
             prefix=self._model.prefix(options),
             extent=self._extent(chunk.seconds),
             temperatures=_temperatures(options),
@@ -247,7 +252,7 @@ class Engine:
             waiting.features,
             waiting.extent,
             waiting.prefix,
-            options.language,
+            waiting.language,
             options.task,
             options.beam_size,
             waiting.temperatures[0],
@@ -271,13 +276,15 @@ class Engine:
     def _believe(self, waiting: _Waiting, reading: Reading) -> None:
         """Take a reading for true; what a full window leaves unread waits as a window of its own."""
         waiting.believed.append(reading.later(waiting.read_s))
-        if not reading.stops_early:
+        waiting.read_s = max(waiting.seconds - reading.unsaid_s, waiting.read_s + _LEAST_STEP_S)
+        left_s = waiting.seconds - waiting.read_s
+        if not reading.stops_early or left_s <= 0 or len(waiting.believed) == _MOST_PARTS:
             waiting.done.set_result(joined(waiting.believed))
             return
         self._metrics.chunks_read_again.labels("rest").inc()
-        waiting.read_s = waiting.seconds - reading.unsaid_s
+        waiting.language = reading.language
         waiting.features, waiting.failed = None, []
-        waiting.extent = self._extent(reading.unsaid_s)
+        waiting.extent = self._extent(left_s)
         waiting.temperatures = _temperatures(waiting.options)
         self._batcher.put(waiting)
 

@@ -184,6 +184,30 @@ async def test_a_text_that_stops_early_is_finished(engine, model):
     assert [segment.start for segment in text.segments] == [0.0, 17.0, 27.0]
 
 
+async def test_reading_rest_after_rest_comes_to_an_end(engine, model):
+    """What is no speech can look like a word and a rest for ever."""
+    model.judge = lambda window: replace(GOOD, unsaid_s=window.seconds)
+
+    text = await engine.transcribe(chunk(0, 29), RECORDING, Options(word_timestamps=True), lease())
+
+    [segment] = text.segments
+    assert [word.start for word in segment.words] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
+
+
+async def test_the_language_that_was_found_is_that_of_the_rest(engine, model):
+    """A recording does not change its language in the middle of a chunk."""
+    languages = []
+
+    def german(window):
+        languages.append(window.language)
+        return replace(GOOD, language="de", language_probability=0.9, unsaid_s=9.0 if window.seconds > 20 else 0.0)
+
+    model.judge = german
+    await engine.transcribe(chunk(0, 29), RECORDING, Options(), lease())
+
+    assert languages == [None, "de"]
+
+
 async def test_what_follows_the_text_may_be_no_speech(engine, model):
     """Breath and noise after the last word: nothing may be made up of them."""
     silent = replace(GOOD, avg_logprob=-1.5, no_speech_prob=0.9)
