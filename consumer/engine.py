@@ -220,17 +220,19 @@ class Engine:
 
     def _work(self) -> None:
         """One thread: batch after batch, until closed."""
-        while batch := self._next_batch():
-            wanted = [waiting for waiting in batch if not _abandoned(waiting)]
-            if wanted:
-                self._metrics.batch_fill_ratio.observe(len(wanted) / self._batch_size)
-                self._read(wanted)
+        while self._do_a_batch():
+            pass  # here, where it waits for the next, nothing holds the recordings of the last
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _do_a_batch(self) -> bool:
+        """Read the next batch; return whether there was one."""
         began = time.perf_counter()
         batch = self._batcher.take(self._batch_size)
         self._metrics.engine_idle_seconds.inc(time.perf_counter() - began)
-        return batch
+        wanted = [waiting for waiting in batch if not _abandoned(waiting)]
+        if wanted:
+            self._metrics.batch_fill_ratio.observe(len(wanted) / self._batch_size)
+            self._read(wanted)
+        return bool(batch)
 
     def _read(self, batch: Sequence[_Waiting]) -> None:
         """Read chunks of one kind, and judge what was read."""

@@ -75,7 +75,7 @@ async def test_sigterm_lets_the_running_job_finish(tmp_path):
 
 async def test_a_cancelled_job_stops_and_leaves_no_files(tmp_path):
     """The operator's way out of a mistake of two hours."""
-    recording = write_speech(tmp_path / "long.wav", rounds=4)
+    recording = write_speech(tmp_path / "long.wav", rounds=40)
     with up(tmp_path / "data", "--audio", str(tmp_path), **SHOWN) as stack:
         stack.run("submit", str(recording), "--id", "long")
         await running(stack, "long")

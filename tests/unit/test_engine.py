@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +260,16 @@ async def test_a_job_that_has_ended_is_not_read(engine, model):
 
     assert isinstance(ends, ChunkAbandoned)
     assert model.batches == [[60], [2]]
+
+
+async def test_a_recording_that_is_done_is_let_go(engine, model):
+    """Its scratch file takes disk space for as long as somebody holds its samples."""
+    recording = RECORDING.copy()
+    held = weakref.ref(recording)
+    await engine.transcribe(chunk(0), recording, Options(), lease())
+    del recording
+
+    await until(lambda: held() is None, within_s=10, what="nobody holds the samples")
 
 
 async def test_a_batch_that_is_too_large_is_halved_for_good(engine, model, ended):
