@@ -43,7 +43,7 @@ async def ended(stack, job_id):
 
 async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
     """SIGKILL in the middle of a job: it is run again elsewhere, and its transcript is there once."""
-    recording = write_speech(tmp_path / "long.wav", rounds=4)
+    recording = write_speech(tmp_path / "long.wav", rounds=8)
     with up(tmp_path / "data", "--audio", str(tmp_path), "--consumers", "2", **QUICK) as stack:
         stack.run("submit", str(recording), "--id", "long")
         killed = await running(stack, "long")
@@ -53,12 +53,12 @@ async def test_another_consumer_finishes_what_a_killed_one_had(tmp_path):
 
     assert (job["state"], job["attempts"]) == ("completed", 2)
     assert int(job["worker"].rsplit("-", 2)[1]) != killed
-    assert text.lower().count("john dashwood") == 4  # once for each time the clip was spoken: nothing twice
+    assert text.lower().count("john dashwood") == 8  # once for each time the clip was spoken: nothing twice
 
 
 async def test_sigterm_lets_the_running_job_finish(tmp_path):
     """A deploy costs no work: the consumer ends what it has, exits 0, and the job counts one attempt."""
-    recording = write_speech(tmp_path / "long.wav", rounds=2)
+    recording = write_speech(tmp_path / "long.wav", rounds=8)
     with up(tmp_path / "data", "--audio", str(tmp_path), STTREAM_DRAIN_S="50", **SHOWN) as stack:
         stack.run("submit", str(recording), "--id", "long")
         consumer = await running(stack, "long")
