@@ -323,9 +323,12 @@ class ResultStream:
 
 
 def _settled_with(settlement: tuple[Task, Verdict]) -> object:
-    """Return what verdicts share that one call carries out."""
+    """Return what verdicts share that one call carries out: those that publish the lane, others nothing.
+
+    Nor with their own like: two of them may be of the same delivery, and each is answered.
+    """
     task, verdict = settlement
-    return task.entry.stream if isinstance(verdict, Publish) else task.entry
+    return task.entry.stream if isinstance(verdict, Publish) else object()
 
 
 def _published(task: Task, verdict: Verdict) -> tuple[Entry, tuple[str | int | float, ...]]:

@@ -259,6 +259,21 @@ async def test_many_verdicts_are_carried_out_in_one_call(
     assert [entry["consumer"] for entry in pending] == ["host-2-bbb", RELEASED]
 
 
+@pytest.mark.parametrize("verdict", [PUBLISH, BURY, Delay(FAILURE, LATER_MS), Cancel(), Release()])
+async def test_a_delivery_that_is_settled_twice_at_once_gets_two_answers(
+    queue: JobQueue, consumer: JobStreams, verdict
+) -> None:
+    """A group that was made anew delivers again what this consumer runs: two runs may end in the same moment."""
+    task = await running(queue, consumer, "a")
+    again = task._replace(entry=Entry(*task.entry))
+
+    first, second = await consumer.settle([(task, verdict), (again, verdict)])
+
+    assert first is Settled.DONE
+    # A hand-back leaves the entry, as another consumer's; all else retires it.
+    assert second is (Settled.LOST if verdict == Release() else Settled.GONE)
+
+
 async def test_an_error_in_one_round_trip_says_what_the_server_said(
     queue: JobQueue, consumer: JobStreams, redis: Redis
 ) -> None:
