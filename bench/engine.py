@@ -34,6 +34,7 @@ from bench.speech.words import error_count, total
 
 OURS, LIBRARY = "sttream", "faster-whisper"
 BATCHED = ("faster-whisper-batched", "faster-whisper-batched-threads")
+MATERIALS = ("short", "mixed", "long")
 SYSTEMS = (OURS, LIBRARY, *BATCHED)
 
 
@@ -100,19 +101,22 @@ def running(model: str) -> Iterator[list[System]]:
         yield [stack.enter_context(contextlib.closing(System(name, model))) for name in SYSTEMS]
 
 
-def materials(folder: Path, *, seed: int, short: bool) -> list[Material]:
+def materials(folder: Path, names: Sequence[str], *, seed: int, short: bool) -> Iterator[Material]:
     """Make what is transcribed."""
     voices, missing = find_voices(PIPER)
     for note in missing:
         print(note, file=sys.stderr)
     clips, mixed, long_s = (24, 12, 120.0) if short else (80, 30, 900.0)
-    of_any_length = make_set(folder / "short", voices, seed=seed, clips=3 * clips)
-    few = [one for one in of_any_length if 3 <= one.seconds <= 10][:clips]
-    return [
-        Material("short", folder / "short", few),
-        Material("mixed", folder / "mixed", make_set(folder / "mixed", voices, seed=seed, clips=mixed, mixed=True)),
-        Material("long", folder / "long", [make_long(folder / "long", voices, seed=seed, seconds=long_s)]),
-    ]
+    if "short" in names:
+        of_any_length = make_set(folder / "short", voices, seed=seed, clips=3 * clips)
+        few = [one for one in of_any_length if 3 <= one.seconds <= 10][:clips]
+        yield Material("short", folder / "short", few)
+    if "mixed" in names:
+        yield Material(
+            "mixed", folder / "mixed", make_set(folder / "mixed", voices, seed=seed, clips=mixed, mixed=True)
+        )
+    if "long" in names:
+        yield Material("long", folder / "long", [make_long(folder / "long", voices, seed=seed, seconds=long_s)])
 
 
 def measure(systems: Sequence[System], material: Material, beam_size: int, rounds: int) -> dict[str, Runs]:
@@ -166,16 +170,14 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, help="default: 5, short 2")
-    parser.add_argument(
-        "--materials", nargs="+", choices=("short", "mixed", "long"), default=("short", "mixed", "long")
-    )
+    parser.add_argument("--materials", nargs="+", choices=MATERIALS, default=MATERIALS)
     parser.add_argument("--short", action="store_true", help="less material, fewer rounds")
     parser.add_argument("--json", action="store_true", help="no table")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder, running(options.model) as systems:
-        for material in materials(Path(folder), seed=options.seed, short=options.short):
-            for beam_size in options.beams if material.name in options.materials else ():
+        for material in materials(Path(folder), options.materials, seed=options.seed, short=options.short):
+            for beam_size in options.beams:
                 runs = measure(systems, material, beam_size, options.rounds or (2 if options.short else 5))
                 for one in results(material, beam_size, runs):
                     found.append(one)

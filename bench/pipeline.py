@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for material in materials(Path(folder), seed=options.seed, short=options.short)[:2]:
+        for material in materials(Path(folder), ("short", "mixed"), seed=options.seed, short=options.short):
             rounds = options.rounds or (2 if options.short else 5)
             data = Path(folder) / f"data-{material.name}"
             found.append(asyncio.run(measure(material, data, options.beam, rounds)))

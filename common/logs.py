@@ -16,7 +16,7 @@ import structlog
 from structlog.contextvars import merge_contextvars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import MutableMapping
 
     from structlog.typing import Processor
 

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 # Of <malloc.h>; setting it also stops glibc from raising it by itself.
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 4 * 1024**2
+_M_MMAP_THRESHOLD, LARGE_BYTES = -3, 4 * 1024**2
 _EXIT_CODES: dict[type[BaseException], int] = {SettingsError: 2, Unavailable: 3, DataLost: 4}
 
 # A page of entries makes a few thousand.
@@ -140,7 +140,7 @@ def return_freed_memory() -> None:
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

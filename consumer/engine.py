@@ -1,8 +1,8 @@
 """The engine: chunks of all jobs, read by one model in batches.
 
 Chunks that can be read in one call wait together (`consumer.batcher`). What the model reads in each is believed, or the
-chunk waits again: for a full window, or the next temperature. Only what failed is read again; the others of its batch
-are done. A model call that hangs, or a model that fails on silence too, ends the process: its jobs go on elsewhere.
+chunk waits to be read again (`consumer.waiting`); the others of its batch are done. A model call that hangs, or a model
+that fails on silence too, ends the process: its jobs go on elsewhere.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -22,10 +22,10 @@ from common.errors import JobError
 from common.transcript import Segment
 from consumer.batch_size import best_batch_size
 from consumer.batcher import Batcher
-from consumer.reading import TEMPERATURES, Reading, best_of, doubtful, joined
 from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
-from consumer.window import FULL, Extent, Window, extent_for
+from consumer.waiting import Waiting
+from consumer.window import FULL, Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,13 +35,12 @@ if TYPE_CHECKING:
     from common.options import Options
     from common.watchdog import Watchdog
     from consumer.chunks import Chunk
+    from consumer.reading import Reading
 
 log = structlog.get_logger()
 
 # How long a start may take to find the batch size: a large model is loaded for longer than that.
 _TRIAL_LIMIT_S = {"cpu": 1.0, "cuda": 5.0}
-# Sound that is no speech may be read word by word, each time with a rest: that must come to an end.
-_LEAST_STEP_S, _MOST_PARTS = 0.5, 8
 _SILENCE = np.zeros(SAMPLE_RATE_HZ, np.float32)
 
 
@@ -90,42 +89,6 @@ class ChunkAbandoned(Exception):
     """The job ended before the chunk was done."""
 
 
-def _running() -> Future[Reading]:
-    """Return a future that nobody can cancel: the engine alone says what becomes of a chunk."""
-    future: Future[Reading] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    """A chunk on its way through the engine."""
-
-    audio: Callable[[], NDArray[np.float32]]
-    seconds: float
-    options: Options
-    language: str | None
-    """None until it is known."""
-    prefix: tuple[int, ...]
-    extent: Extent
-    temperatures: tuple[float, ...]
-    """That of the next try, and those after it."""
-    job: Hashable
-    over: Callable[[], bool]
-    done: Future[Reading] = field(default_factory=_running)
-    features: NDArray[np.float32] | None = None
-    failed: list[Reading] = field(default_factory=list)
-    """Readings that nobody would believe, in a full window and at lower temperatures."""
-    read_s: float = 0.0
-    """How far it has been read."""
-    believed: list[Reading] = field(default_factory=list)
-    """Up to there."""
-
-    @property
-    def kind(self) -> Hashable:
-        return self.extent.states, len(self.prefix), self.options.beam_size, self.temperatures[0]
-
-
 class Engine:
     """A loaded model and the threads that feed it."""
 
@@ -146,7 +109,7 @@ class Engine:
         self._batch_size = batch_size
         self._watchdog = watchdog
         self._metrics = metrics
-        self._batcher: Batcher[_Waiting] = Batcher(model.workers)
+        self._batcher: Batcher[Waiting] = Batcher(model.workers)
         self._features = ThreadPoolExecutor(batch_size, thread_name_prefix="features")
         for number in range(model.workers):
             threading.Thread(target=self._work, name=f"engine-{number}", daemon=True).start()
@@ -199,15 +162,13 @@ class Engine:
             JobError: engine_failed; another attempt may help.
         """
         gone = threading.Event()
-        waiting = _Waiting(
+        waiting = Waiting(
+            job=lease,
             audio=lambda: chunk.audio(recording),
             seconds=chunk.seconds,
             options=options,
-            language=options.language,
             prefix=self._model.prefix(options),
-            extent=self._extent(chunk.seconds),
-            temperatures=_temperatures(options),
-            job=lease,
+            short_windows=self._model.short_windows,
             over=lambda: gone.is_set() or lease.over,
         )
         self._batcher.put(waiting)
@@ -215,7 +176,7 @@ class Engine:
             reading = await asyncio.wrap_future(waiting.done)
         finally:
             gone.set()  # nobody waits for it any more
-        segments = () if reading.silent else segments_of(reading, chunk, words=options.word_timestamps)
+        segments = segments_of(reading, chunk, words=options.word_timestamps)
         return ChunkText(segments, reading.language, reading.language_probability)
 
     def _work(self) -> None:
@@ -234,66 +195,22 @@ class Engine:
             self._read(wanted)
         return bool(batch)
 
-    def _read(self, batch: Sequence[_Waiting]) -> None:
+    def _read(self, batch: Sequence[Waiting]) -> None:
         """Read chunks of one kind, and judge what was read."""
         try:
             with self._watchdog.step(f"model {self.name} on a batch of {len(batch)}"):
-                readings = self._model.read(list(self._features.map(self._window, batch)))
+                # Spectrograms in a pool of threads: one after another they would hold up a GPU.
+                windows = list(self._features.map(lambda waiting: waiting.window(self._model.features), batch))
+                readings = self._model.read(windows)
         except Exception as exc:  # noqa: BLE001 the edge of the thread: whatever it is, it fails chunks, not the thread
-            self._failed(batch, exc)
-        else:
-            for waiting, reading in zip(batch, readings, strict=True):
-                self._judge(waiting, reading)
-
-    def _window(self, waiting: _Waiting) -> Window:
-        """Return what the model is given. In a pool of threads: on a GPU this would hold up the model."""
-        if waiting.features is None:
-            waiting.features = self._model.features(waiting.audio()[round(waiting.read_s * SAMPLE_RATE_HZ) :])
-        options = waiting.options
-        return Window(
-            waiting.features,
-            waiting.extent,
-            waiting.prefix,
-            waiting.language,
-            options.task,
-            options.beam_size,
-            waiting.temperatures[0],
-        )
-
-    def _judge(self, waiting: _Waiting, reading: Reading) -> None:
-        """Believe a reading, or let its chunk wait again."""
-        if waiting.extent != FULL and not waiting.failed and doubtful(reading):
-            self._metrics.chunks_read_again.labels("short_window").inc()
-            waiting.extent = FULL
-        elif reading.failed and len(waiting.temperatures) > 1:
-            self._metrics.chunks_read_again.labels("temperature").inc()
-            waiting.failed.append(reading)
-            waiting.temperatures = waiting.temperatures[1:]
-            waiting.extent = self._extent(waiting.seconds - waiting.read_s)  # drawn at random, in full or not
-        else:
-            self._believe(waiting, best_of([*waiting.failed, reading]) if reading.failed else reading)
+            self._read_in_parts(batch, exc)
             return
-        self._batcher.put(waiting)
+        for waiting, reading in zip(batch, readings, strict=True):
+            if again := waiting.judge(reading):
+                self._metrics.chunks_read_again.labels(again).inc()
+                self._batcher.put(waiting)
 
-    def _believe(self, waiting: _Waiting, reading: Reading) -> None:
-        """Take a reading for true; what a full window leaves unread waits as a window of its own."""
-        waiting.believed.append(reading.later(waiting.read_s))
-        waiting.read_s = max(waiting.seconds - reading.unsaid_s, waiting.read_s + _LEAST_STEP_S)
-        left_s = waiting.seconds - waiting.read_s
-        if not reading.stops_early or left_s <= 0 or len(waiting.believed) == _MOST_PARTS:
-            waiting.done.set_result(joined(waiting.believed))
-            return
-        self._metrics.chunks_read_again.labels("rest").inc()
-        waiting.language = reading.language
-        waiting.features, waiting.failed = None, []
-        waiting.extent = self._extent(left_s)
-        waiting.temperatures = _temperatures(waiting.options)
-        self._batcher.put(waiting)
-
-    def _extent(self, seconds: float) -> Extent:
-        return extent_for(seconds) if self._model.short_windows else FULL
-
-    def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
+    def _read_in_parts(self, batch: Sequence[Waiting], error: Exception) -> None:
         """Read a batch that failed in parts: halves if it was too much, else each chunk alone; one is at fault."""
         if len(batch) == 1:
             self._give_up(batch[0], error)
@@ -307,7 +224,7 @@ class Engine:
         for part in parts:
             self._read(part)
 
-    def _give_up(self, waiting: _Waiting, error: Exception) -> None:
+    def _give_up(self, waiting: Waiting, error: Exception) -> None:
         """Fail one chunk; end the process if the model is of no use any more."""
         failure = f"model {self.name} failed on one chunk: {type(error).__name__}: {error}"
         self._prove_itself(failure)
@@ -325,11 +242,7 @@ class Engine:
             self._watchdog.give_up(f"{failure}; then on silence too: {type(exc).__name__}: {exc}")
 
 
-def _temperatures(options: Options) -> tuple[float, ...]:
-    return TEMPERATURES if options.temperature is None else (options.temperature,)
-
-
-def _abandoned(waiting: _Waiting) -> bool:
+def _abandoned(waiting: Waiting) -> bool:
     """Return whether nobody wants a chunk any more, and say so to who waits for it."""
     over = waiting.over()
     if over:
@@ -339,8 +252,3 @@ def _abandoned(waiting: _Waiting) -> bool:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in ("out of memory", "bad_alloc"))
-
-
-def renumbered(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Return segments numbered from 0 in their order."""
-    return tuple(segment.model_copy(update={"id": index}) for index, segment in enumerate(segments))

@@ -16,7 +16,9 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _LEAST_LOGPROB = -1.0
 _MOST_REPETITIVE = 2.4
 _NO_SPEECH = 0.6
+# Speech detection leaves up to 0.4 s of silence behind the last word, and the alignment is a few tenths off.
 _MOST_UNSAID_S = 1.5
+# A wrong language costs the whole recording, the full window only time.
 _SURE_LANGUAGE = 0.8
 
 
@@ -75,12 +77,13 @@ def doubtful(reading: Reading) -> bool:
 
 
 def joined(parts: Sequence[Reading]) -> Reading:
-    """Return what was read of one chunk in several windows, one after another; in later ones maybe nobody spoke."""
-    first, *others = parts
-    spoken = [first, *(part for part in others if not part.silent)]
+    """Return what was read of one chunk in one or more windows; without words when nobody spoke in any."""
+    spoken = [part for part in parts if not part.silent]
+    if not spoken:
+        return replace(parts[0], words=())
     tokens = sum(part.tokens for part in spoken)
     return replace(
-        first,
+        spoken[0],
         words=tuple(word for part in spoken for word in part.words),
         tokens=tokens,
         avg_logprob=sum(part.avg_logprob * part.tokens for part in spoken) / max(tokens, 1),

@@ -45,6 +45,11 @@ def segments_of(reading: Reading, chunk: Chunk, *, words: bool) -> tuple[Segment
     )
 
 
+def renumbered(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Return segments numbered from 0 in their order."""
+    return tuple(segment.model_copy(update={"id": index}) for index, segment in enumerate(segments))
+
+
 def _placed(word: Word, chunk: Chunk) -> Word:
     """Return a word with times of the recording, both in the stretch that its middle lies in."""
     start, end = chunk.place(word.start, word.end)

@@ -19,8 +19,9 @@ from common.sources import open_source
 from common.transcript import Timings, Transcript
 from consumer.checkpoint import Checkpoint
 from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech
-from consumer.engine import ChunkAbandoned, ChunkText, renumbered
+from consumer.engine import ChunkAbandoned, ChunkText
 from consumer.recognition import Recognition
+from consumer.segments import renumbered
 
 if TYPE_CHECKING:
     from common.metrics import ConsumerMetrics

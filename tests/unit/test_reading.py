@@ -71,3 +71,12 @@ def test_parts_of_a_chunk_are_one_reading():
     assert (whole.tokens, whole.compression_ratio) == (5, 1.5)
     assert whole.avg_logprob == pytest.approx(-0.4)
     assert joined([GOOD]) == replace(GOOD, avg_logprob=pytest.approx(-0.3))
+
+
+def test_parts_in_which_nobody_spoke_are_left_out():
+    """What the model says of silence is made up, wherever in a chunk the silence is."""
+    silence = replace(GOOD, avg_logprob=-1.5, no_speech_prob=0.9)
+
+    assert joined([silence, GOOD.later(3.0)]).words == GOOD.later(3.0).words
+    assert joined([GOOD, silence]).words == GOOD.words
+    assert joined([silence]).words == ()
