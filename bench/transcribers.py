@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from common.process import one_thread_a_library, return_freed_memory
+from common.process import available_cores, keep_buffers, one_thread_a_library
 
 # Texts of files, in their order.
 Transcribe = Callable[[Sequence[str], int], list[str]]
@@ -36,7 +36,7 @@ BATCH_SIZE = 8
 def sttream(model: str) -> Iterator[Transcribe]:
     """Our consumer without its streams: decoders, engine, and as many jobs at a time as it holds."""
     one_thread_a_library()  # both as a consumer does
-    return_freed_memory()
+    keep_buffers()
     from bench.jobs import work
     from common.metrics import ConsumerMetrics
     from common.settings import load_settings
@@ -92,7 +92,7 @@ def batched(model: str, *, files_side_by_side: bool) -> Iterator[Transcribe]:
     """The library at its best: the batched pipeline, for a file a core, each with a pipeline of its own, or for one."""
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    from consumer.whisper import available_cores, find_model
+    from consumer.whisper import find_model
 
     workers, threads = (available_cores(), 1) if files_side_by_side else (1, available_cores())
     whisper = WhisperModel(

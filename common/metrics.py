@@ -25,7 +25,7 @@ OUTCOMES = ("completed", "retried", "failed", "cancelled", "released")
 WAIT_BUCKETS_S = (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400)
 FILL_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 # Why a chunk is read once more.
-READ_AGAIN = ("short_window", "temperature", "rest")
+READ_AGAIN = ("short_window", "temperature", "rest", "sparse")
 REALTIME_BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 

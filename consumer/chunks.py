@@ -1,8 +1,9 @@
 """Chunks: the pieces, up to 30 s of speech, in which a recording goes to the engine.
 
-Speech spans that follow each other are packed into one chunk, the silence between them left out: the model looks at
-30 s at a time whatever is in them, so full chunks are what makes it fast. Chunks bound memory too: the library's own
-loop over a whole recording computes the features of all of it first, 3 GB for an hour.
+Speech spans that follow each other are packed into one chunk, the silence between them left out. How full a chunk is
+to be is the engine's affair: where the model looks at 30 s whatever is in them, full chunks make it fast; where it
+looks at the speech alone, small ones do, and sentences that belong to different people stay apart. Chunks bound memory
+too: the library's own loop over a whole recording computes the features of all of it first, 3 GB for an hour.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,12 +64,20 @@ class Chunk:
         return np.concatenate(pieces).astype(np.float32) / 32768.0
 
 
-def chunks_of_speech(spans: Iterable[Span]) -> list[Chunk]:
-    """Pack speech spans into chunks of up to 30 s, in order."""
+def chunks_of_speech(
+    spans: Iterable[Span], packed_s: float = WINDOW_S, *, first_packed_s: float = WINDOW_S
+) -> list[Chunk]:
+    """Pack speech spans into chunks, in order.
+
+    Args:
+        spans: in order; one that is longer than 30 s is cut.
+        packed_s: spans share a chunk while it is not longer than that; one alone may be.
+        first_packed_s: the same for the first chunk.
+    """
     chunks: list[Chunk] = []
     packed: list[Span] = []
     for span in itertools.chain.from_iterable(map(_fitting, spans)):
-        if packed and Chunk((*packed, span)).seconds > WINDOW_S:
+        if packed and Chunk((*packed, span)).seconds > (packed_s if chunks else first_packed_s):
             chunks.append(Chunk(tuple(packed)))
             packed = []
         packed.append(span)
@@ -90,13 +99,23 @@ def chunks_of_everything(recording: NDArray[np.int16]) -> list[Chunk]:
 
 def _quiet_cuts(recording: NDArray[np.int16]) -> Iterator[int]:
     """Yield where to cut: the quietest tenth of a second in the last ten before each chunk is full."""
-    longest, search, frame = (round(s * SAMPLE_RATE_HZ) for s in (WINDOW_S, _QUIET_SEARCH_S, _QUIET_FRAME_S))
+    longest, search = (round(s * SAMPLE_RATE_HZ) for s in (WINDOW_S, _QUIET_SEARCH_S))
     start = 0
     while len(recording) - start > longest:
-        window = recording[start + longest - search : start + longest].astype(np.float32)
-        loudness = np.square(window.reshape(-1, frame)).sum(axis=1)
-        start += longest - search + int(loudness.argmin()) * frame + frame // 2
+        start += longest - search
+        start += quietest(recording[start : start + search])
         yield start
+
+
+def quietest(samples: NDArray[Any]) -> int:
+    """Return where to cut: the middle of the quietest tenth of a second.
+
+    Args:
+        samples: shape (samples,), 16 kHz mono, a tenth of a second or more.
+    """
+    frame = round(_QUIET_FRAME_S * SAMPLE_RATE_HZ)
+    frames = samples[: len(samples) // frame * frame].astype(np.float32).reshape(-1, frame)
+    return int(np.square(frames).sum(axis=1).argmin()) * frame + frame // 2
 
 
 def total_seconds(chunks: Sequence[Chunk]) -> float:

@@ -22,10 +22,11 @@ from common.errors import JobError
 from common.transcript import Segment
 from consumer.batch_size import best_batch_size
 from consumer.batcher import Batcher
+from consumer.chunks import WINDOW_S
 from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
 from consumer.waiting import Waiting
-from consumer.window import FULL, Window
+from consumer.window import FULL, PACKED_S, Window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 # How long a start may take to find the batch size: a large model is loaded for longer than that.
-_TRIAL_LIMIT_S = {"cpu": 1.0, "cuda": 5.0}
+_TRIAL_LIMIT_S = {"cpu": 2.0, "cuda": 5.0}
 _SILENCE = np.zeros(SAMPLE_RATE_HZ, np.float32)
 
 
@@ -105,6 +106,8 @@ class Engine:
         self.identity = model.identity
         self.only_language = None if model.multilingual else "en"
         """The language of all it reads, where it knows no other."""
+        self.packed_s = PACKED_S if model.short_windows else WINDOW_S
+        """Seconds of speech, between pauses, that it likes to read at once."""
         self._model = model
         self._batch_size = batch_size
         self._watchdog = watchdog

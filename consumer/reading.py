@@ -18,6 +18,8 @@ _MOST_REPETITIVE = 2.4
 _NO_SPEECH = 0.6
 # Speech detection leaves up to 0.4 s of silence behind the last word, and the alignment is a few tenths off.
 _MOST_UNSAID_S = 1.5
+# The slowest speakers say two words a second. Of less speech than that nobody can say how much it should be.
+_LEAST_TOKENS_A_S, _ENOUGH_S = 1.0, 5.0
 # A wrong language costs the whole recording, the full window only time.
 _SURE_LANGUAGE = 0.8
 
@@ -71,9 +73,23 @@ class Reading:
 def doubtful(reading: Reading) -> bool:
     """Return whether what was read in a short window must be read again in a full one.
 
-    Beside what fails anywhere: a text that stops early, and a language that the model is not sure of.
+    Beside what fails anywhere: a language that the model is not sure of. A text that stops early does so in the full
+    window too, nearly always; its rest is read by itself.
     """
-    return reading.failed or reading.stops_early or reading.language_probability < _SURE_LANGUAGE
+    return reading.failed or reading.language_probability < _SURE_LANGUAGE
+
+
+def sparse(reading: Reading, seconds: float) -> bool:
+    """Return whether there is far too little text for so much speech: whole sentences were skipped.
+
+    The model does that in any window that has several sentences with pauses between them, and is sure of itself.
+
+    Args:
+        reading: of a window of speech, without its silences.
+        seconds: how long that is.
+    """
+    said_s = seconds - reading.unsaid_s
+    return bool(reading.words) and said_s > _ENOUGH_S and reading.tokens < _LEAST_TOKENS_A_S * said_s
 
 
 def joined(parts: Sequence[Reading]) -> Reading:

@@ -22,7 +22,7 @@ from common.keys import Keys
 from common.lease import LeaseKeeper
 from common.metrics import ConsumerMetrics, StageMetrics, WriterMetrics
 from common.outage import Server
-from common.process import calm_collector, one_thread_a_library, return_freed_memory, unless
+from common.process import available_cores, calm_collector, keep_buffers, one_thread_a_library, unless
 from common.setup import set_up
 from common.stage import Stage, StageSettings
 from common.streams import JobStreams, ResultStream
@@ -50,12 +50,12 @@ async def serve_consumer(
         load: makes the model, in a thread; `Whisper.load` by default.
     """
     one_thread_a_library()
-    return_freed_memory()
+    keep_buffers()
     # Here, not above: a writer shall not carry the model's libraries.
     from consumer.engine import Engine
     from consumer.prepare import PreparePool
     from consumer.transcriber import Transcriber
-    from consumer.whisper import Whisper, available_cores
+    from consumer.whisper import Whisper
 
     async with AsyncExitStack() as stack:
         metrics, loaded = ConsumerMetrics(), asyncio.Event()

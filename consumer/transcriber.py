@@ -18,7 +18,7 @@ from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
 from consumer.checkpoint import Checkpoint
-from consumer.chunks import Chunk, chunks_of_everything, chunks_of_speech
+from consumer.chunks import WINDOW_S, Chunk, chunks_of_everything, chunks_of_speech
 from consumer.engine import ChunkAbandoned, ChunkText
 from consumer.recognition import Recognition
 from consumer.segments import renumbered
@@ -150,7 +150,7 @@ class Transcriber:
         Returns:
             Their texts, and the share of the recording that no earlier attempt had finished.
         """
-        chunks = _chunks(recording, options)
+        chunks = self._chunks(recording, options)
         left = 1 if options.mode == "sequential" and chunks else len(chunks)
         self._chunks_left += left
         self._usual_chunks += (max(1, left) - self._usual_chunks) * _LATEST
@@ -171,6 +171,14 @@ class Transcriber:
         finally:
             self._chunks_left -= left
 
+    def _chunks(self, recording: Prepared, options: Options) -> list[Chunk]:
+        if not options.vad:
+            return chunks_of_everything(recording.samples)
+        known = options.language or self._engine.only_language
+        packed_s = self._engine.packed_s
+        # The first chunk decides the language of all where nobody says it.
+        return chunks_of_speech(recording.spans, packed_s, first_packed_s=packed_s if known else WINDOW_S)
+
     async def _tell(self) -> None:
         """Wake `hungry`: work has moved on."""
         async with self._changed:
@@ -187,10 +195,6 @@ def _waited_s(job: Job) -> float:
     if job.queued_ms is None or job.started_ms is None:
         return 0.0
     return max(0.0, (job.started_ms - job.queued_ms) / 1000)
-
-
-def _chunks(recording: Prepared, options: Options) -> list[Chunk]:
-    return chunks_of_speech(recording.spans) if options.vad else chunks_of_everything(recording.samples)
 
 
 def _transcript(job: Job, texts: list[ChunkText], duration_s: float, model: str, timings: Timings) -> str:

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from consumer.reading import TEMPERATURES, Reading, best_of, doubtful, joined
+from consumer.chunks import quietest
+from consumer.reading import TEMPERATURES, Reading, best_of, doubtful, joined, sparse
 from consumer.speech import SAMPLE_RATE_HZ
 from consumer.window import FULL, Extent, Window, extent_for
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from common.options import Options
 
 # Why a chunk is read once more; `common.metrics` counts them.
-ReadAgain = Literal["short_window", "temperature", "rest"]
+ReadAgain = Literal["short_window", "temperature", "rest", "sparse"]
 
 # Sound that is no speech may be read word by word, each time with a rest: that must come to an end.
 _LEAST_STEP_S, _MOST_PARTS = 0.5, 8
@@ -33,7 +34,10 @@ def _running() -> Future[Reading]:
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """One chunk. It is read in a short window, a full one, at the next temperature, and then its rest likewise."""
+    """One chunk. It is read in a short window, a full one, at the next temperature, and then its rest likewise.
+
+    What is read next lies between `read_s` and `until_s`, the part.
+    """
 
     job: Hashable
     audio: Callable[[], NDArray[np.float32]]
@@ -49,17 +53,20 @@ class Waiting:
     """None until it is known."""
     read_s: float = 0.0
     """How far it has been read."""
+    until_s: float = field(init=False)
+    """How far it is read next: to its end, where the model does not skip half of it."""
     _believed: list[Reading] = field(default_factory=list)
-    """Up to there."""
+    """Of what has been read."""
     _poor: list[Reading] = field(default_factory=list)
-    """What was read of the rest in full, and at lower temperatures, and nobody would believe."""
+    """What was read of the part in full, and at lower temperatures, and nobody would believe."""
     _full: bool = False
-    """Whether the rest gets the full window."""
+    """Whether the part gets the full window."""
     _features: NDArray[np.float32] | None = None
-    """Of the rest."""
+    """Of the part."""
 
     def __post_init__(self) -> None:
         self.language = self.options.language
+        self.until_s = self.seconds
 
     @property
     def kind(self) -> Hashable:
@@ -73,7 +80,7 @@ class Waiting:
             features_of: makes the spectrogram.
         """
         if self._features is None:
-            self._features = features_of(self.audio()[round(self.read_s * SAMPLE_RATE_HZ) :])
+            self._features = features_of(self._part())
         return Window(
             features=self._features,
             extent=self._extent,
@@ -93,25 +100,44 @@ class Waiting:
             self._poor.append(reading)
             self._full = False  # drawn at random, in full or not
             return "temperature"
+        if self.options.vad and sparse(reading, self.until_s - self.read_s):
+            self.until_s = self.read_s + _quiet_middle_s(self._part())
+            self._begin_part()
+            return "sparse"
         return self._believe(best_of([*self._poor, reading]) if reading.failed else reading)
 
     def _believe(self, reading: Reading) -> Literal["rest"] | None:
         """Take a reading for true; what it leaves unread is read by itself."""
         self._believed.append(reading.later(self.read_s))
-        self.read_s = max(self.seconds - reading.unsaid_s, self.read_s + _LEAST_STEP_S)
-        if not reading.stops_early or self.read_s >= self.seconds or len(self._believed) == _MOST_PARTS:
+        unread_s = reading.unsaid_s if reading.stops_early else 0.0
+        self.read_s, self.until_s = max(self.until_s - unread_s, self.read_s + _LEAST_STEP_S), self.seconds
+        if self.read_s >= self.seconds or len(self._believed) == _MOST_PARTS:
             self.done.set_result(joined(self._believed))
             return None
         self.language = reading.language
-        self._features, self._poor, self._full = None, [], False
+        self._begin_part()
         return "rest"
+
+    def _begin_part(self) -> None:
+        """Read what lies between `read_s` and `until_s` now; nothing is known of it."""
+        self._features, self._poor, self._full = None, [], False
+
+    def _part(self) -> NDArray[np.float32]:
+        first, last = (round(at * SAMPLE_RATE_HZ) for at in (self.read_s, self.until_s))
+        return self.audio()[first:last]
 
     @property
     def _extent(self) -> Extent:
-        return extent_for(self.seconds - self.read_s) if self.short_windows and not self._full else FULL
+        return extent_for(self.until_s - self.read_s) if self.short_windows and not self._full else FULL
 
     @property
     def _temperatures(self) -> tuple[float, ...]:
         """That of the next try, and those after it."""
         fixed = self.options.temperature
         return TEMPERATURES[len(self._poor) :] if fixed is None else (fixed,)
+
+
+def _quiet_middle_s(audio: NDArray[np.float32]) -> float:
+    """Return where to cut a part in two: where it is quietest in its middle third."""
+    third = len(audio) // 3
+    return (third + quietest(audio[third : 2 * third])) / SAMPLE_RATE_HZ

@@ -7,7 +7,6 @@ engine's business.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,9 +20,10 @@ from faster_whisper.transcribe import get_compression_ratio, get_suppressed_toke
 
 from common.errors import SettingsError, Unavailable
 from common.options import Options
+from common.process import available_cores
 from common.transcript import Word
 from consumer.reading import Reading
-from consumer.window import FULL
+from consumer.window import FRAMES_A_STATE, FULL
 from consumer.words import Timing, before_gap, words_of
 
 if TYPE_CHECKING:
@@ -216,7 +216,8 @@ class Whisper:
     ) -> list[list[Timing]]:
         """Return when each word was said, by window: one call for each language and task among them."""
         timings: list[list[Timing]] = [[] for _ in windows]
-        frames = [window.features.shape[1] for window in windows]
+        # Of less than a state there is nothing to align.
+        frames = [max(window.features.shape[1], FRAMES_A_STATE) for window in windows]
         sequences = {tuple(tokenizer.sot_sequence): tokenizer for tokenizer in tokenizers}
         for sequence, tokenizer in sequences.items():
             own = [tuple(other.sot_sequence) == sequence for other in tokenizers]
@@ -291,8 +292,3 @@ def find_model(model: str) -> tuple[str, str]:
 
 def _best_device() -> str:
     return "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use; a container's quota is not seen here."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

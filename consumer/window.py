@@ -2,6 +2,7 @@
 
 Whisper pads everything to 30 s, and for a short clip most of its work is to look at nothing. A short window leaves that
 out: the encoder sees the speech and a second behind it, the decoder ten seconds more, as states that were made once.
+The encoder's work grows faster than what it sees, so that several small windows cost less than a large one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAMES_PER_S = 100
-# The encoder makes one state of two frames.
-_STATES_PER_S = 50
+# What the encoder makes one state of.
+FRAMES_A_STATE = 2
+_STATES_PER_S = FRAMES_PER_S // FRAMES_A_STATE
 # Emptiness that the encoder sees behind the speech: a word is not cut, and its end is heard.
 _MARGIN_S = 1.0
 _STEP_FRAMES = 50
-# Speech that fills most of the window gets all of it: there is little to leave out.
-_LONGEST_FRAMES = 2000
+# Speech that is packed into one short window, where it pauses: more is slower and no better, less loses its company.
+PACKED_S = 10.0
 # Emptiness that the decoder sees behind that, at least: with less it does not see that the speech is over, and says it
 # again. More costs time. Measured, see decision 13.
 _EMPTINESS_S = 10.0
@@ -68,9 +70,9 @@ class Window:
 def extent_for(seconds: float) -> Extent:
     """Return how much of the model's window a chunk of this length needs."""
     frames = _rounded_up((seconds + _MARGIN_S) * FRAMES_PER_S, _STEP_FRAMES)
-    if frames > _LONGEST_FRAMES:
+    if frames >= FULL.frames:
         return FULL
-    states = _rounded_up(frames / 2 + _EMPTINESS_S * _STATES_PER_S, _STEP_STATES)
+    states = _rounded_up(frames / FRAMES_A_STATE + _EMPTINESS_S * _STATES_PER_S, _STEP_STATES)
     return Extent(frames, min(states, FULL.states))
 
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from common.lease import Lease
 from common.metrics import ConsumerMetrics
+from common.process import available_cores
 from common.settings import Settings, load_settings
 from common.watchdog import Watchdog
 from consumer.chunks import chunks_of_everything, chunks_of_speech
 from consumer.engine import Engine
 from consumer.service import JOBS_A_CHUNK
 from consumer.speech import find_speech
-from consumer.whisper import Whisper, available_cores, find_model
+from consumer.whisper import Whisper, find_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

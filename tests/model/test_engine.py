@@ -163,6 +163,13 @@ async def test_times_of_a_later_chunk_are_times_of_the_recording(engine, tmp_pat
     assert any(abs(segment.start - fifth_s) < 1 and "might even" in segment.text for segment in ours)
 
 
+async def test_a_recording_of_a_blink_is_read(engine):
+    """Less than one of the model's states: nothing to align, and no reason to fail."""
+    found = await segments(engine, np.full(100, 50, np.int16), Options(vad=False))
+
+    assert all(segment.end <= 100 / 16_000 for segment in found)
+
+
 async def test_an_abandoned_chunk_ends(engine, tmp_path):
     """A cancelled job must not go on using the engine."""
     recording = samples_of(write_speech(tmp_path / "a.wav", rounds=1))

@@ -36,7 +36,8 @@ def talk(seconds: float, pauses_s: tuple[float, float]) -> NDArray[np.int16]:
 
 
 def in_one_pass(samples: NDArray[np.int16]) -> list[Span]:
-    found = get_speech_timestamps(samples.astype(np.float32) / 32768.0, VadOptions(max_speech_duration_s=30))
+    options = VadOptions(max_speech_duration_s=30, min_silence_duration_ms=1400)
+    found = get_speech_timestamps(samples.astype(np.float32) / 32768.0, options)
     return [Span(span["start"], span["end"]) for span in found]
 
 

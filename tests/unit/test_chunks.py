@@ -30,13 +30,23 @@ def test_chunks_hold_every_span_once_in_order_and_fit_the_window(spans):
     assert all(chunk.seconds <= WINDOW_S for chunk in chunks)
 
 
-@given(spans_of_a_recording())
-def test_chunks_are_full(spans):
-    """Two neighbours that fit in one window would cost two windows."""
-    chunks = chunks_of_speech(spans)
+@given(spans_of_a_recording(), st.floats(1, WINDOW_S))
+def test_chunks_are_as_full_as_is_asked_for(spans, packed_s):
+    """Two neighbours that fit in one chunk would be read one by one; more than is asked for shares none."""
+    chunks = chunks_of_speech(spans, packed_s, first_packed_s=packed_s)
 
     for chunk, following in itertools.pairwise(chunks):
-        assert Chunk((*chunk.spans, following.spans[0])).seconds > WINDOW_S
+        assert Chunk((*chunk.spans, following.spans[0])).seconds > packed_s
+    assert all(chunk.seconds <= packed_s for chunk in chunks if len(chunk.spans) > 1)
+
+
+def test_the_first_chunk_may_hold_more():
+    """It is what the language of all is detected in."""
+    spans = [Span(at * SAMPLE_RATE_HZ, (at + 4) * SAMPLE_RATE_HZ) for at in range(0, 60, 5)]
+
+    first, second, *_ = chunks_of_speech(spans, 10.0, first_packed_s=30.0)
+
+    assert (first.seconds, second.seconds) == (28, 8)
 
 
 def test_the_audio_of_a_chunk_is_its_spans_joined():

@@ -28,7 +28,7 @@ from tests.until import until
 SECOND = 16_000
 # A recording whose every sample says in which second it is.
 RECORDING = np.repeat(np.arange(1, 61, dtype=np.int16), SECOND)
-GOOD = Reading((), 5, -0.2, 0.0, 1.2, "en", 1.0)
+GOOD = Reading((), 99, -0.2, 0.0, 1.2, "en", 1.0)
 POOR = replace(GOOD, avg_logprob=-2.0)
 
 
@@ -173,16 +173,35 @@ async def test_a_text_that_stops_early_is_finished(engine, model):
     """The model says the end of the text too soon at times; what it has not said must not be lost."""
 
     def stops(window):
-        full = window.extent == FULL and window.seconds > 20
-        return replace(GOOD, unsaid_s=12.0 if full else 2.0 if window.seconds > 11 else 0.0, tokens=4)
+        return replace(GOOD, unsaid_s=12.0 if window.seconds > 20 else 2.0 if window.seconds > 11 else 0.0)
 
     model.judge = stops
     text = await engine.transcribe(chunk(0, 29), RECORDING, Options(), lease())
 
     seconds = [second for second, _, _ in model.windows]
-    assert seconds == [1, 18, 18, 28]  # the rest of 12 s, in full too, and the rest of that
+    assert seconds == [1, 18, 28]  # the rest of 12 s, and the rest of that
     assert [segment.text for segment in text.segments] == ["from 1", "from 18", "from 28"]
     assert [segment.start for segment in text.segments] == [0.0, 17.0, 27.0]
+
+
+async def test_speech_of_which_little_was_written_is_read_in_halves(engine, model):
+    """The model skips whole sentences at times and is sure of itself: they must not be lost."""
+    model.judge = lambda window: replace(GOOD, tokens=7 if window.seconds > 12 else 30)
+
+    text = await engine.transcribe(chunk(0, 16), RECORDING, Options(), lease())
+
+    first, second = (segment.start for segment in text.segments)
+    assert first == 0.0
+    assert 16 / 3 <= second <= 16 * 2 / 3  # where it is quietest in the middle
+
+
+async def test_without_speech_detection_little_text_may_be_all_there_is(engine, model):
+    """A recording may be silent for most of its length."""
+    model.judge = lambda window: replace(GOOD, tokens=7)
+
+    await engine.transcribe(chunk(0, 29), RECORDING, Options(vad=False), lease())
+
+    assert len(model.windows) == 1
 
 
 async def test_reading_rest_after_rest_comes_to_an_end(engine, model):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from common.transcript import Word
-from consumer.reading import Reading, best_of, doubtful, joined
+from consumer.reading import Reading, best_of, doubtful, joined, sparse
 
 WORD = Word(start=0.0, end=1.0, word=" yes", probability=1.0)
 GOOD = Reading((WORD,), 4, -0.3, 0.1, 1.2, "en", 1.0)
@@ -41,15 +41,28 @@ def test_what_the_model_thinks_is_silence_is_dropped_only_if_it_is_unsure_of_the
     [
         ({}, False),
         ({"avg_logprob": -1.1}, True),
-        ({"unsaid_s": 1.0}, False),
-        ({"unsaid_s": 2.0}, True),
-        ({"unsaid_s": 2.0, "words": ()}, False),  # nothing was said at all
+        ({"unsaid_s": 9.0}, False),  # in a full window it would stop there, too
         ({"language_probability": 0.6}, True),
     ],
 )
 def test_a_short_window_is_believed_when_nothing_speaks_against_it(changed, is_doubtful):
     """A wrong yes costs words, a wrong no only time."""
     assert doubtful(replace(GOOD, **changed)) is is_doubtful
+
+
+@pytest.mark.parametrize(
+    ("changed", "seconds", "is_sparse"),
+    [
+        ({"tokens": 40}, 15.0, False),
+        ({"tokens": 8}, 15.0, True),
+        ({"tokens": 8, "unsaid_s": 12.0}, 15.0, False),  # it stops early: that is another matter
+        ({"tokens": 2}, 4.0, False),  # a word and a breath
+        ({"tokens": 0, "words": ()}, 15.0, False),  # nobody speaks
+    ],
+)
+def test_a_text_that_is_far_too_short_for_its_speech_has_lost_sentences(changed, seconds, is_sparse):
+    """No probability shows it: the model is sure of what it wrote."""
+    assert sparse(replace(GOOD, **changed), seconds) is is_sparse
 
 
 def test_of_poor_readings_the_likeliest_that_does_not_repeat_itself_is_kept():
