@@ -29,7 +29,7 @@ from deploy.plan import make_plan
 
 # Requests under way at a time, as from a client that has a folder to submit.
 CALLS = 16
-POLL_S = 0.02
+POLL_S = 0.1
 TERMINAL = {"completed", "failed", "cancelled"}
 
 

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 _TEXT = TypeAdapter(ChunkText)
 _NAME_BYTES = 16
 # Options that decide how a recording becomes chunks, not what a chunk's text is.
-_OF_THE_JOB = {"mode", "vad"}
+_OF_THE_JOB = {"mode"}
 
 
 class Checkpoint:

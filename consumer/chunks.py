@@ -65,19 +65,19 @@ class Chunk:
 
 
 def chunks_of_speech(
-    spans: Iterable[Span], packed_s: float = WINDOW_S, *, first_packed_s: float = WINDOW_S
+    spans: Iterable[Span], packed_s: float = WINDOW_S, *, first_packed_s: float | None = None
 ) -> list[Chunk]:
     """Pack speech spans into chunks, in order.
 
     Args:
         spans: in order; one that is longer than 30 s is cut.
         packed_s: spans share a chunk while it is not longer than that; one alone may be.
-        first_packed_s: the same for the first chunk.
+        first_packed_s: the same for the first chunk, if that is another.
     """
     chunks: list[Chunk] = []
     packed: list[Span] = []
     for span in itertools.chain.from_iterable(map(_fitting, spans)):
-        if packed and Chunk((*packed, span)).seconds > (packed_s if chunks else first_packed_s):
+        if packed and Chunk((*packed, span)).seconds > (packed_s if chunks else first_packed_s or packed_s):
             chunks.append(Chunk(tuple(packed)))
             packed = []
         packed.append(span)

@@ -22,7 +22,7 @@ from common.errors import JobError
 from common.transcript import Segment
 from consumer.batch_size import best_batch_size
 from consumer.batcher import Batcher
-from consumer.chunks import WINDOW_S
+from consumer.chunks import WINDOW_S, chunks_of_everything, chunks_of_speech
 from consumer.segments import segments_of
 from consumer.speech import SAMPLE_RATE_HZ
 from consumer.waiting import Waiting
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from common.watchdog import Watchdog
     from consumer.chunks import Chunk
     from consumer.reading import Reading
+    from consumer.speech import Span
 
 log = structlog.get_logger()
 
@@ -106,8 +107,7 @@ class Engine:
         self.identity = model.identity
         self.only_language = None if model.multilingual else "en"
         """The language of all it reads, where it knows no other."""
-        self.packed_s = PACKED_S if model.short_windows else WINDOW_S
-        """Seconds of speech, between pauses, that it likes to read at once."""
+        self._packed_s = PACKED_S if model.short_windows else WINDOW_S
         self._model = model
         self._batch_size = batch_size
         self._watchdog = watchdog
@@ -151,13 +151,27 @@ class Engine:
                 "submit without them, or run consumers with a multilingual model",
             )
 
+    def chunks(self, samples: NDArray[np.int16], spans: Sequence[Span], options: Options) -> list[Chunk]:
+        """Cut a recording into chunks as this engine likes them.
+
+        Args:
+            samples: shape (samples,), 16 kHz mono.
+            spans: where somebody speaks in it, in order; not looked at without speech detection.
+            options: what the job asks for.
+        """
+        if not options.vad:
+            return chunks_of_everything(samples)
+        # The first chunk decides the language of all where nobody says it.
+        first_s = self._packed_s if options.language or self.only_language else WINDOW_S
+        return chunks_of_speech(spans, self._packed_s, first_packed_s=first_s)
+
     async def transcribe(self, chunk: Chunk, recording: NDArray[np.int16], options: Options, lease: Lease) -> ChunkText:
         """Transcribe one chunk, in batches with those of other jobs.
 
         Args:
             chunk: which part of the recording.
             recording: shape (samples,), 16 kHz mono.
-            options: what the job asks for; `mode` and `vad` are the caller's business.
+            options: what the job asks for; `mode` is the caller's business.
             lease: the job's; when it is over, its chunks are not read any more.
 
         Raises:
@@ -209,9 +223,18 @@ class Engine:
             self._read_in_parts(batch, exc)
             return
         for waiting, reading in zip(batch, readings, strict=True):
-            if again := waiting.judge(reading):
-                self._metrics.chunks_read_again.labels(again).inc()
-                self._batcher.put(waiting)
+            self._judge(waiting, reading)
+
+    def _judge(self, waiting: Waiting, reading: Reading) -> None:
+        """Let a chunk take in what was read of it; it waits again if it wants more."""
+        try:
+            again = waiting.judge(reading)
+        except Exception as exc:  # noqa: BLE001 the edge of the thread, too: the others of the batch are not judged yet
+            self._give_up(waiting, exc)
+            return
+        if again:
+            self._metrics.chunks_read_again.labels(again).inc()
+            self._batcher.put(waiting)
 
     def _read_in_parts(self, batch: Sequence[Waiting], error: Exception) -> None:
         """Read a batch that failed in parts: halves if it was too much, else each chunk alone; one is at fault."""

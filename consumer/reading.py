@@ -85,11 +85,12 @@ def sparse(reading: Reading, seconds: float) -> bool:
     The model does that in any window that has several sentences with pauses between them, and is sure of itself.
 
     Args:
-        reading: of a window of speech, without its silences.
+        reading: of a window of speech, its long silences left out.
         seconds: how long that is.
     """
     said_s = seconds - reading.unsaid_s
-    return bool(reading.words) and said_s > _ENOUGH_S and reading.tokens < _LEAST_TOKENS_A_S * said_s
+    spoken = bool(reading.words) and not reading.silent
+    return spoken and said_s > _ENOUGH_S and reading.tokens < _LEAST_TOKENS_A_S * said_s
 
 
 def joined(parts: Sequence[Reading]) -> Reading:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -99,8 +99,7 @@ class Recognition:
         for chunk in self._chunks:
             texts.append(await self._chunk(chunk, options.model_copy(update={"initial_prompt": prompt})))
             options = options.model_copy(update={"language": texts[0].language})
-            said = " ".join(segment.text for text in texts[-3:] for segment in text.segments)
-            prompt = said[-_PROMPT_CHARACTERS:] or options.initial_prompt
+            prompt = _end_of(texts) or options.initial_prompt
         return texts
 
     async def _chunk(self, chunk: Chunk, options: Options) -> ChunkText:
@@ -114,3 +113,13 @@ class Recognition:
                 self._checkpoint.keep(name, text)
         await self._done(chunk.seconds / self._seconds)
         return text
+
+
+def _end_of(texts: Sequence[ChunkText]) -> str:
+    """Return the last words of all that was said so far."""
+    said = ""
+    for text in reversed(texts):
+        said = " ".join([*(segment.text for segment in text.segments), said])
+        if len(said) > _PROMPT_CHARACTERS:
+            break
+    return said[-_PROMPT_CHARACTERS:].strip()

@@ -18,7 +18,6 @@ from common.outcomes import Completed, Outcome
 from common.sources import open_source
 from common.transcript import Timings, Transcript
 from consumer.checkpoint import Checkpoint
-from consumer.chunks import WINDOW_S, Chunk, chunks_of_everything, chunks_of_speech
 from consumer.engine import ChunkAbandoned, ChunkText
 from consumer.recognition import Recognition
 from consumer.segments import renumbered
@@ -150,7 +149,7 @@ class Transcriber:
         Returns:
             Their texts, and the share of the recording that no earlier attempt had finished.
         """
-        chunks = self._chunks(recording, options)
+        chunks = self._engine.chunks(recording.samples, recording.spans, options)
         left = 1 if options.mode == "sequential" and chunks else len(chunks)
         self._chunks_left += left
         self._usual_chunks += (max(1, left) - self._usual_chunks) * _LATEST
@@ -170,14 +169,6 @@ class Transcriber:
             return await recognition.run(options), recognition.transcribed
         finally:
             self._chunks_left -= left
-
-    def _chunks(self, recording: Prepared, options: Options) -> list[Chunk]:
-        if not options.vad:
-            return chunks_of_everything(recording.samples)
-        known = options.language or self._engine.only_language
-        packed_s = self._engine.packed_s
-        # The first chunk decides the language of all where nobody says it.
-        return chunks_of_speech(recording.spans, packed_s, first_packed_s=packed_s if known else WINDOW_S)
 
     async def _tell(self) -> None:
         """Wake `hungry`: work has moved on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from consumer.chunks import quietest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Why a chunk is read once more; `common.metrics` counts them.
 ReadAgain = Literal["short_window", "temperature", "rest", "sparse"]
 
-# Sound that is no speech may be read word by word, each time with a rest: that must come to an end.
+# Sound that is no speech may be read word by word, each time with a rest, or be cut again and again: that must end.
 _LEAST_STEP_S, _MOST_PARTS = 0.5, 8
 
 
@@ -36,7 +36,8 @@ def _running() -> Future[Reading]:
 class Waiting:
     """One chunk. It is read in a short window, a full one, at the next temperature, and then its rest likewise.
 
-    What is read next lies between `read_s` and `until_s`, the part.
+    What is read next lies between `read_s` and the next border, the part. It is all of the chunk until the model has
+    stopped early or has skipped most of it.
     """
 
     job: Hashable
@@ -53,8 +54,10 @@ class Waiting:
     """None until it is known."""
     read_s: float = 0.0
     """How far it has been read."""
-    until_s: float = field(init=False)
-    """How far it is read next: to its end, where the model does not skip half of it."""
+    _borders_s: list[float] = field(init=False)
+    """Where parts end, the next one last; none when all is read."""
+    _language_probability: float = 0.0
+    """As it was when the language was found; later parts are told. 0 before that."""
     _believed: list[Reading] = field(default_factory=list)
     """Of what has been read."""
     _poor: list[Reading] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Waiting:
 
     def __post_init__(self) -> None:
         self.language = self.options.language
-        self.until_s = self.seconds
+        self._borders_s = [self.seconds]
 
     @property
     def kind(self) -> Hashable:
@@ -100,35 +103,53 @@ class Waiting:
             self._poor.append(reading)
             self._full = False  # drawn at random, in full or not
             return "temperature"
-        if self.options.vad and sparse(reading, self.until_s - self.read_s):
-            self.until_s = self.read_s + _quiet_middle_s(self._part())
+        best = best_of([*self._poor, reading]) if reading.failed else reading
+        self._hear(best)
+        if self.options.vad and self._may_go_on and sparse(best, self._part_s):
+            self._borders_s.append(self.read_s + _quiet_middle_s(self._part()))
             self._begin_part()
             return "sparse"
-        return self._believe(best_of([*self._poor, reading]) if reading.failed else reading)
+        return self._believe(best)
 
     def _believe(self, reading: Reading) -> Literal["rest"] | None:
         """Take a reading for true; what it leaves unread is read by itself."""
+        border_s = self._borders_s[-1]
+        unread_s = reading.unsaid_s if reading.stops_early and self._may_go_on else 0.0
         self._believed.append(reading.later(self.read_s))
-        unread_s = reading.unsaid_s if reading.stops_early else 0.0
-        self.read_s, self.until_s = max(self.until_s - unread_s, self.read_s + _LEAST_STEP_S), self.seconds
-        if self.read_s >= self.seconds or len(self._believed) == _MOST_PARTS:
-            self.done.set_result(joined(self._believed))
+        self.read_s = min(max(border_s - unread_s, self.read_s + _LEAST_STEP_S), border_s)
+        if self.read_s == border_s:
+            self._borders_s.pop()
+        if not self._borders_s:
+            self.done.set_result(replace(joined(self._believed), language_probability=self._language_probability))
             return None
-        self.language = reading.language
         self._begin_part()
         return "rest"
 
+    def _hear(self, reading: Reading) -> None:
+        """Take the language from the first reading that counts: of a part it is less sure."""
+        if not self._language_probability:
+            self.language, self._language_probability = reading.language, reading.language_probability
+
     def _begin_part(self) -> None:
-        """Read what lies between `read_s` and `until_s` now; nothing is known of it."""
+        """Read the next part now; nothing is known of it."""
         self._features, self._poor, self._full = None, [], False
 
     def _part(self) -> NDArray[np.float32]:
-        first, last = (round(at * SAMPLE_RATE_HZ) for at in (self.read_s, self.until_s))
+        first, last = (round(at * SAMPLE_RATE_HZ) for at in (self.read_s, self._borders_s[-1]))
         return self.audio()[first:last]
 
     @property
+    def _part_s(self) -> float:
+        return self._borders_s[-1] - self.read_s
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether one part more is allowed."""
+        return len(self._believed) + len(self._borders_s) < _MOST_PARTS
+
+    @property
     def _extent(self) -> Extent:
-        return extent_for(self.until_s - self.read_s) if self.short_windows and not self._full else FULL
+        return extent_for(self._part_s) if self.short_windows and not self._full else FULL
 
     @property
     def _temperatures(self) -> tuple[float, ...]:

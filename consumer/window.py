@@ -1,7 +1,8 @@
 """What the model is given to read: a chunk's spectrogram, and how much emptiness behind it.
 
 Whisper pads everything to 30 s, and for a short clip most of its work is to look at nothing. A short window leaves that
-out: the encoder sees the speech and a second behind it, the decoder ten seconds more, as states that were made once.
+out: the encoder sees the speech and a second behind it, the decoder ten seconds more (or what is left of the 30), as
+states that were made once.
 The encoder's work grows faster than what it sees, so that several small windows cost less than a large one.
 """
 
@@ -24,8 +25,8 @@ _MARGIN_S = 1.0
 _STEP_FRAMES = 50
 # Speech that is packed into one short window, where it pauses: more is slower and no better, less loses its company.
 PACKED_S = 10.0
-# Emptiness that the decoder sees behind that, at least: with less it does not see that the speech is over, and says it
-# again. More costs time. Measured, see decision 13.
+# Emptiness that the decoder sees behind that, at least, as long as all is within 30 s: with less it does not see that
+# the speech is over, and says it again. More costs time. Measured, see decision 13.
 _EMPTINESS_S = 10.0
 # The lengths that the decoder may see. Few, so that chunks find company; and fixed, so that what is read in a chunk
 # does not depend on the company that it finds.

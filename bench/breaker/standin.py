@@ -5,6 +5,7 @@ What a job wants of it comes in `hotwords`, an option that a real model gets as 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -80,7 +81,8 @@ class MelodyReader:
         if np.abs(sound).max(initial=0) > _LOUD:  # on silence a model that is well never fails
             self._follow(orders)
         heard = Word(start=0.0, end=len(sound) / RATE_HZ, word=read_melody(sound), probability=1.0)
-        return Reading((heard,), 1, -0.1, 0.0, 1.0, "en", 1.0)
+        tokens = 4 * math.ceil(heard.end)  # as many as in speech: a text that is too short is read again
+        return Reading((heard,), tokens, -0.1, 0.0, 1.0, "en", 1.0)
 
     def _follow(self, orders: Orders) -> None:
         """Do what was ordered, and now and then what nobody ordered."""

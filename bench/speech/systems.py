@@ -15,7 +15,6 @@ from common.metrics import ConsumerMetrics
 from common.process import available_cores
 from common.settings import Settings, load_settings
 from common.watchdog import Watchdog
-from consumer.chunks import chunks_of_everything, chunks_of_speech
 from consumer.engine import Engine
 from consumer.service import JOBS_A_CHUNK
 from consumer.speech import find_speech
@@ -82,11 +81,8 @@ class Ours:
 
     async def _hear_one(self, samples: NDArray[np.int16], options: Options) -> Heard:
         lease = Lease(lambda _progress, _parts: (), clock=time.monotonic)
-        chunks = (
-            chunks_of_speech(await asyncio.to_thread(find_speech, samples))
-            if options.vad
-            else chunks_of_everything(samples)
-        )
+        spans = await asyncio.to_thread(find_speech, samples) if options.vad else []
+        chunks = self._engine.chunks(samples, spans, options)
         texts = await asyncio.gather(*(self._engine.transcribe(chunk, samples, options, lease) for chunk in chunks))
         return _heard([segment for text in texts for segment in text.segments])
 

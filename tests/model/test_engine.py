@@ -20,7 +20,7 @@ from common.options import LANGUAGES, Options
 from common.settings import load_settings
 from common.watchdog import Watchdog
 from consumer import whisper as whisper_module
-from consumer.chunks import chunks_of_everything, chunks_of_speech
+from consumer.chunks import chunks_of_everything
 from consumer.engine import ChunkAbandoned, Engine
 from consumer.speech import find_speech
 from consumer.whisper import Whisper
@@ -66,7 +66,7 @@ def samples_of(recording: Path):
 
 
 async def segments(engine, samples, options):
-    chunks = chunks_of_speech(find_speech(samples)) if options.vad else chunks_of_everything(samples)
+    chunks = engine.chunks(samples, find_speech(samples) if options.vad else [], options)
     texts = await asyncio.gather(*(engine.transcribe(chunk, samples, options, lease()) for chunk in chunks))
     return [segment for text in texts for segment in text.segments]
 

@@ -195,6 +195,50 @@ async def test_speech_of_which_little_was_written_is_read_in_halves(engine, mode
     assert 16 / 3 <= second <= 16 * 2 / 3  # where it is quietest in the middle
 
 
+async def test_speech_of_which_too_little_is_written_however_it_is_cut_is_read_to_its_end(engine, model):
+    """The parts come to an end, and none of them is left out."""
+    read = []
+
+    def sparse(window):
+        read.append(window.seconds)
+        return replace(GOOD, tokens=1)
+
+    model.judge = sparse
+    text = await engine.transcribe(chunk(0, 29), RECORDING, Options(), lease())
+
+    assert len(text.segments) <= 8
+    assert len(read) <= 2 * len(text.segments)
+    last = text.segments[-1]
+    assert 29 - last.start == pytest.approx(read[-1], abs=0.02)  # the last part goes to the end
+
+
+async def test_what_is_cut_keeps_the_language_of_the_whole(engine, model):
+    """A part says less about it, and the first chunk decides for the recording."""
+    languages = []
+
+    def german(window):
+        languages.append(window.language)
+        probability = 1.0 if window.language else 0.9
+        return replace(GOOD, language="de", language_probability=probability, tokens=7 if window.seconds > 12 else 30)
+
+    model.judge = german
+    text = await engine.transcribe(chunk(0, 16), RECORDING, Options(), lease())
+
+    assert languages == [None, "de", "de"]
+    assert (text.language, text.language_probability) == ("de", 0.9)
+
+
+async def test_the_best_of_all_temperatures_says_whether_speech_was_skipped(engine, model):
+    """A good text must not be thrown away for what another temperature made of it."""
+    model.judge = lambda window: replace(
+        POOR, tokens=3 if window.temperature == 1.0 else 60, avg_logprob=-1.2 - window.temperature
+    )
+
+    await engine.transcribe(chunk(0, 10), RECORDING, Options(), lease())
+
+    assert len(model.windows) == 7  # short, full, and five temperatures
+
+
 async def test_without_speech_detection_little_text_may_be_all_there_is(engine, model):
     """A recording may be silent for most of its length."""
     model.judge = lambda window: replace(GOOD, tokens=7)

@@ -58,6 +58,7 @@ def test_a_short_window_is_believed_when_nothing_speaks_against_it(changed, is_d
         ({"tokens": 8, "unsaid_s": 12.0}, 15.0, False),  # it stops early: that is another matter
         ({"tokens": 2}, 4.0, False),  # a word and a breath
         ({"tokens": 0, "words": ()}, 15.0, False),  # nobody speaks
+        ({"tokens": 8, "avg_logprob": -1.4, "no_speech_prob": 0.9}, 15.0, False),  # nor here
     ],
 )
 def test_a_text_that_is_far_too_short_for_its_speech_has_lost_sentences(changed, seconds, is_sparse):

@@ -192,6 +192,7 @@ async def test_another_attempt_transcribes_only_what_is_missing(engine, options,
         {"initial_prompt": "Names."},
         {"hotwords": "Dashwood"},
         {"temperature": 0.0},
+        {"vad": False},
     ],
 )
 async def test_parts_of_other_options_are_not_found(engine, mode, changed):
