@@ -34,9 +34,9 @@ def find_speech(samples: NDArray[np.int16], max_speech_s: float = 30.0, *, block
     A recording of up to one block gives exactly what faster-whisper's `vad_filter=True` gives with this
     `max_speech_duration_s` and a `min_silence_duration_ms` of 1400. A longer one is searched block by block, so that
     memory does not grow with length. A block ends where its last span starts, and the next block begins there: only
-    the detector's memory of the sound before is lost. Measured on three times 40 minutes of speech (with the library's 2 s): after a
-    border one to three edges move, by up to 0.26 s and so within their padding, or two neighbouring spans are joined;
-    under 0.1 % of the time differs.
+    the detector's memory of the sound before is lost. Measured on three times 40 minutes of speech, with the library's
+    2 s of silence: after a border one to three edges move, by up to 0.26 s and so within their padding, or two
+    neighbouring spans are joined; under 0.1 % of the time differs.
 
     Args:
         samples: 16 kHz mono; may be a memory map.
