@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli import batch, demo, jobs, queue, services, setup, submit
+from cli import batch, demo, jobs, prune, queue, services, setup, submit
 from cli.exits import INTERRUPTED, exit_code_of
 from cli.output import complain
 from common import __version__
@@ -16,7 +16,7 @@ _SECTIONS = {
     "One machine": (services.up, demo.demo),
     "Services": (services.producer, services.consumer, services.writer, setup.setup, services.config),
     "Jobs": (submit.submit, batch.batch, jobs.status, jobs.cancel, jobs.transcript, jobs.events),
-    "Queue": (queue.queue, queue.dead),
+    "Queue": (queue.queue, queue.dead, prune.prune),
 }
 
 

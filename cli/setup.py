@@ -44,7 +44,7 @@ async def _set_up(settings: Settings, accept_data_loss: bool) -> None:
     from common.setup import set_up_once
 
     keys = Keys(settings.queue)
-    async with _stores(settings) as (redis, database):
+    async with stores(settings) as (redis, database):
         if accept_data_loss:
             await _begin_anew(redis, keys, database)
         await set_up_once(redis, keys, database)
@@ -54,7 +54,7 @@ async def begin_anew(settings: Settings) -> None:
     """Take what the server holds for the queue's data, and print what that means."""
     from common.keys import Keys
 
-    async with _stores(settings) as (redis, database):
+    async with stores(settings) as (redis, database):
         await _begin_anew(redis, Keys(settings.queue), database)
 
 
@@ -75,7 +75,7 @@ queue {keys.queue} begins anew: its epoch is {now} and was {before}
 
 
 @contextlib.asynccontextmanager
-async def _stores(settings: Settings) -> AsyncIterator[tuple[Client, Database]]:
+async def stores(settings: Settings) -> AsyncIterator[tuple[Client, Database]]:
     """Connect to both and migrate. The services wait for what is away; a person wants to know.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Select, delete, event, func, insert, make_url, select
+from sqlalchemy import Connection, Select, delete, event, func, insert, make_url, select, tuple_
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -36,6 +36,7 @@ from common.tables import (
     insert_newer,
     jobs,
     newest_jobs,
+    oldest_jobs,
     to_job,
     to_row,
     transcripts,
@@ -187,6 +188,33 @@ class Database:
         """
         query = newest_jobs(state=state, batch_id=batch_id, before=before, limit=limit)
         return [to_job(row) for row in await self._read(query)]
+
+    async def oldest(
+        self,
+        before_ms: int,
+        *,
+        state: State | None = None,
+        batch_id: str | None = None,
+        after: tuple[int, str] | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Return jobs that ended before a time, oldest first by (finished_ms, id).
+
+        Args:
+            before_ms: in ms since 1970.
+            state: only those that ended so.
+            batch_id: only those of this batch.
+            after: the (finished_ms, id) of the last job of the page before.
+            limit: the most to return.
+        """
+        query = oldest_jobs(before_ms, state=state, batch_id=batch_id, after=after, limit=limit)
+        return [to_job(row) for row in await self._read(query)]
+
+    async def forget(self, ended: Sequence[Job]) -> None:
+        """Delete jobs and their transcripts, in one transaction; one that has been run again meanwhile stays."""
+        async with self._transaction(self._writing, self._timeout_s) as connection:
+            same = tuple_(jobs.c.id, jobs.c.run).in_([(job.id, job.run) for job in ended])
+            await connection.execute(delete(jobs).where(same))
 
     async def count(self) -> int:
         """Return how many jobs have ended."""

@@ -21,6 +21,8 @@ ErrorType = Literal[
     "audio_too_long",
     # the request
     "option_unsupported",
+    "lexicon_unknown",
+    "lexicon_unreadable",
     # the service
     "timed_out",
     "decoder_crashed",

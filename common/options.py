@@ -15,7 +15,10 @@ sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh
 LANGUAGES = frozenset(_CODES.split())
 
 # Whisper's decoder keeps at most 223 tokens of prompt; longer text would be cut without a word.
-Prompt = Annotated[str, Field(max_length=800)]
+MOST_PROMPT_CHARACTERS = 800
+Prompt = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
+# The name of a file without its ending: no folder, nothing hidden.
+LexiconName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Options(BaseModel):
@@ -29,6 +32,7 @@ class Options(BaseModel):
     word_timestamps: bool = Field(False, description="Times of each word.")
     initial_prompt: Prompt | None = Field(None, description="Text that sets style and spelling.")
     hotwords: Prompt | None = Field(None, description="Terms that are likely to be said.")
+    lexicon: LexiconName | None = Field(None, description="Name of a list of such terms that the service keeps.")
     vad: bool = Field(True, description="Skip what is not speech; off lets the model invent text on silence.")
     temperature: float | None = Field(None, ge=0, le=1, description="Fixed; default: 0, rising when quality is poor.")
     mode: Literal["chunks", "sequential"] = Field(

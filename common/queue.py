@@ -190,6 +190,14 @@ class JobQueue:
         hashes = await pipeline.execute()
         return [job_or_none(job_id, fields) for job_id, fields in zip(job_ids, hashes, strict=True)]
 
+    async def known(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those that the server still knows, in whatever state."""
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.exists(self.keys.job(job_id))
+            found = await pipeline.execute()
+        return {job_id for job_id, exists in zip(job_ids, found, strict=True) if exists}
+
     async def cancel(self, job_id: str) -> Cancellation:
         """Take a job out of the queue, or ask its consumer to stop; atomic."""
         job = await self.job(job_id)

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     audio_roots: tuple[Path, ...] = Field((), description="Folders that file sources may lie in, separated by `:`.")
     upload_dir: Path = Field(Path("uploads"), description="Folder for uploaded recordings; always an allowed root.")
     scratch_dir: Path | None = Field(None, description="Folder for decoded audio while a job runs; default: `$TMPDIR`.")
+    lexicons_dir: Path | None = Field(
+        None, description="Folder of lexicons, `NAME.txt` with a term a line; producers and consumers read it."
+    )
     max_file_bytes: int = Field(GIB, gt=0, description="Largest recording accepted, in bytes.")
     max_audio_s: float = Field(6 * 3600, gt=0, description="Longest recording accepted, in seconds of audio.")
     max_queued: int = Field(100_000, gt=0, description="Jobs waiting, scheduled or running before submits get 429.")
@@ -118,7 +121,7 @@ class Settings(BaseSettings):
             return tuple(part for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("audio_roots", "results_dir", "upload_dir", "scratch_dir")
+    @field_validator("audio_roots", "results_dir", "upload_dir", "scratch_dir", "lexicons_dir")
     @classmethod
     def _absolute(cls, value: Any) -> Any:
         if isinstance(value, tuple):

@@ -159,6 +159,20 @@ def insert_epoch(dialect: str, *, replace: bool) -> Insert:
     return new.on_conflict_do_nothing(index_elements=[epochs.c.queue])
 
 
+def oldest_jobs(
+    before_ms: int, *, state: State | None, batch_id: str | None, after: tuple[int, str] | None, limit: int
+) -> Select[Any]:
+    """Return the query of one page of the jobs that ended before a time, oldest first; an index gives the order."""
+    query = select(jobs).where(jobs.c.finished_ms < before_ms).order_by(jobs.c.finished_ms, jobs.c.id).limit(limit)
+    if state is not None:
+        query = query.where(jobs.c.state == state.value)
+    if batch_id is not None:
+        query = query.where(jobs.c.batch_id == batch_id)
+    if after is not None:
+        query = query.where(tuple_(jobs.c.finished_ms, jobs.c.id) > after)
+    return query
+
+
 def newest_jobs(
     *, state: State | None, batch_id: str | None, before: tuple[int, str] | None, limit: int
 ) -> Select[Any]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import JobError
+from common.lexicons import Lexicons
 from common.outage import Outage
 from common.outcomes import Completed, Outcome
 from common.sources import open_source
@@ -52,6 +53,7 @@ class Transcriber:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._settings = settings
+        self._lexicons = Lexicons(settings.lexicons_dir)
         self._pool = pool
         self._engine = engine
         self._metrics = metrics
@@ -89,13 +91,14 @@ class Transcriber:
             JobError: what is wrong with the source, the recording, the options or the engine.
         """
         job = _job_of(work)
-        self._engine.check(job.spec.options)
+        options = await asyncio.to_thread(self._lexicons.apply, job.spec.options)
+        self._engine.check(options)
         started = self._clock()
         try:
             async with self._prepared(work, job) as (recording, fetch_s, prepare_s):
                 work.lease.report(_PREPARED)
                 at = self._clock()
-                texts, transcribed = await self._recognise(work, job.spec.options, recording)
+                texts, transcribed = await self._recognise(work, options, recording)
                 transcribe_s, duration_s = self._clock() - at, recording.duration_s
         except ChunkAbandoned as exc:
             # The engine saw the end of the lease before the stage's cancellation arrived; the stage knows why.

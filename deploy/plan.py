@@ -102,6 +102,17 @@ def make_plan(
     return plan
 
 
+def settings_of_stack(data_dir: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of the stack that runs on a data folder, at the port that the environment gives.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    port = int(environ.get(variable_of("http_port")) or DEFAULT_PORT)
+    return load_settings(_environment(DataDir(plain_path(data_dir)), "127.0.0.1", port, (), environ))
+
+
 def ignored(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the caller's variables that the stack replaces by its own."""
     environ = os.environ if environ is None else environ

@@ -19,6 +19,7 @@ from common.durability import Durability
 from common.errors import SettingsError, Unavailable
 from common.health import Readiness, health_routes
 from common.keys import Keys
+from common.lexicons import Lexicons
 from common.metrics import ProducerMetrics
 from common.outage import Outage, persist
 from common.queue import JobQueue
@@ -66,7 +67,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         stack.push_async_callback(readiness.aclose)
         tail = EventTail(job_queue)
-        parts = Parts(settings, job_queue, database, readiness, ProducerMetrics(), uploads, tail)
+        parts = Parts(
+            settings, job_queue, database, readiness, ProducerMetrics(), uploads, tail, Lexicons(settings.lexicons_dir)
+        )
         async with asyncio.TaskGroup() as loops:
             tasks = [loops.create_task(tail.run()), loops.create_task(_set_up_and_watch(parts))]
             await _listen(parts, stop)

@@ -14,6 +14,7 @@ from producer.bodies import Pace
 if TYPE_CHECKING:
     from common.database import Database
     from common.health import Readiness
+    from common.lexicons import Lexicons
     from common.metrics import ProducerMetrics
     from common.queue import JobQueue
     from common.settings import Settings
@@ -32,6 +33,7 @@ class Parts:
     metrics: ProducerMetrics
     uploads: UploadFolder
     tail: EventTail
+    lexicons: Lexicons
     pace: Pace = field(default_factory=Pace)
     keep_alive_s: float = 15.0
     """Proxies close event streams on which nothing moves, mostly after 30 s or a minute."""

@@ -22,6 +22,7 @@ from producer.uploads import Upload, receive_form
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from common.options import Options
     from producer.parts import Parts
 
 # A network disk that hangs must not hold the client for ever.
@@ -41,6 +42,7 @@ async def submit(parts: Parts, request: web.Request) -> tuple[Job, bool]:
         await _need_everything(parts)
         async with _read(parts, request) as (submission, job_id):
             await _check_source(parts, submission.source)
+            await _check_lexicon(parts, submission.options)
             if submission.id is not None and (stored := await _stored(parts, submission)):
                 return stored, False
             await _need_everything(parts)  # again: an upload may have taken minutes
@@ -102,6 +104,21 @@ async def _check_source(parts: Parts, source: str) -> None:
             await asyncio.to_thread(check_source, source, settings.roots, settings.max_file_bytes)
     except TimeoutError:
         raise Unavailable(f"the disk of the source gave no answer within {_SOURCE_LIMIT_S:.0f} s") from None
+
+
+async def _check_lexicon(parts: Parts, options: Options) -> None:
+    """Refuse a lexicon that the consumers will not find, or that has more terms than a model takes.
+
+    Raises:
+        Problem: 422, or 503 while the disk cannot be read.
+    """
+    try:
+        async with asyncio.timeout(_SOURCE_LIMIT_S):
+            await asyncio.to_thread(parts.lexicons.apply, options)
+    except TimeoutError:
+        raise Unavailable(f"the disk of the lexicons gave no answer within {_SOURCE_LIMIT_S:.0f} s") from None
+    except JobError as error:
+        raise Problem(503 if error.retryable else 422, error.type, error.detail, param="options.lexicon") from error
 
 
 async def _stored(parts: Parts, submission: Submission) -> Job | None:

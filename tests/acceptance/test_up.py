@@ -32,6 +32,26 @@ async def test_a_signal_stops_everything(data, signal_):
     assert "overcommit" not in said
 
 
+async def test_what_ended_long_ago_can_be_removed(data, tmp_path):
+    """The verb that keeps a disk from filling, as somebody types it beside the running stack."""
+    recording = tmp_path / "call.wav"
+    recording.write_bytes(CLIP.read_bytes())
+    with up(data, STTREAM_JOB_TTL_S="1") as stack:
+        assert stack.run("submit", str(recording), "--id", "old", "--upload", "--wait").returncode == 0
+
+        def prune(*arguments):
+            port = str(stack.port)
+            result = sttream("prune", "--older-than", "0s", "--data-dir", str(data), *arguments, STTREAM_HTTP_PORT=port)
+            assert result.returncode == 0, result.stderr
+            return result.stdout
+
+        await until(lambda: prune().startswith("1 job, 6 files"), within_s=LIMIT_S, what="the queue forgets the job")
+        assert json.loads(prune("--delete", "--json"))["jobs"] == 1
+        assert stack.run("status", "old").returncode != 0
+    assert [*(data / "results").iterdir(), *(data / "uploads").iterdir()] == []
+    assert recording.exists()
+
+
 async def test_work_that_was_accepted_goes_on_at_the_next_start(data):
     """What the producer said yes to survives a stop of the whole machine."""
     with up(data, "--consumers", "0") as stack:

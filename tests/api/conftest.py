@@ -21,6 +21,7 @@ from common.database import Database
 from common.durability import Durability
 from common.health import Readiness
 from common.keys import Keys
+from common.lexicons import Lexicons
 from common.metrics import ProducerMetrics
 from common.queue import JobQueue
 from common.settings import Settings
@@ -118,7 +119,9 @@ async def _start(stack: AsyncExitStack, settings: Settings, changes: dict[str, A
     readiness: Readiness = make_readiness(epoch.check, durability, database, settings.upload_dir)
     stack.push_async_callback(readiness.aclose)
     tail = EventTail(queue)
-    parts = Parts(settings, queue, database, readiness, ProducerMetrics(), uploads, tail)
+    parts = Parts(
+        settings, queue, database, readiness, ProducerMetrics(), uploads, tail, Lexicons(settings.lexicons_dir)
+    )
     parts = replace(parts, **changes)
     tailing = asyncio.create_task(tail.run())
     stack.push_async_callback(_cancel, tailing)

@@ -42,6 +42,21 @@ async def test_an_accepted_job_can_be_looked_at_where_the_answer_says(api: Api) 
     assert await api.parts.queue.redis.xlen(api.parts.queue.keys.lane("high")) == 1
 
 
+async def test_a_lexicon_must_be_known_when_a_job_is_accepted(
+    make_api: Maker, settings: Settings, tmp_path: Path
+) -> None:
+    """A job that would fail hours later is refused at once, and what is wrong is named."""
+    (tmp_path / "legal.txt").write_text("affidavit\nestoppel\n")
+    api = await make_api(settings.model_copy(update={"lexicons_dir": tmp_path}))
+
+    job = await api.submit(options={"lexicon": "legal"})
+    status, problem = await api.call("POST", "/v1/jobs", json={"source": api.source, "options": {"lexicon": "medical"}})
+
+    assert job["options"]["lexicon"] == "legal"
+    assert (status, problem["code"], problem["error"]["param"]) == (422, "lexicon_unknown", "options.lexicon")
+    assert "legal" in problem["detail"]
+
+
 async def test_generated_ids_sort_by_time(api: Api) -> None:
     """People list folders of results by name and expect the order of submission."""
     first, second = await api.submit(), await api.submit()

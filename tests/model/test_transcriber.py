@@ -31,7 +31,8 @@ from tests.until import until
 async def transcriber(tmp_path):
     roots = f"{EXAMPLES}:{tmp_path}"
     environ = {"STTREAM_MODEL": "bundled", "STTREAM_DEVICE": "cpu", "STTREAM_AUDIO_ROOTS": roots}
-    settings = load_settings(environ | {"STTREAM_UPLOAD_DIR": str(tmp_path)})
+    (tmp_path / "names.txt").write_text("Dashwood\nNorland\n")
+    settings = load_settings(environ | {"STTREAM_UPLOAD_DIR": str(tmp_path), "STTREAM_LEXICONS_DIR": str(tmp_path)})
     metrics = ConsumerMetrics()
     engine = Engine(Whisper.load(settings), 2, Watchdog(60), metrics)
     async with PreparePool(processes=1, max_audio_s=600) as pool:
@@ -62,6 +63,28 @@ async def test_a_job_becomes_a_transcript(transcriber):
     assert said.segments[0].words
     assert said.timings.queued_s == 2.5
     assert given.lease.progress == pytest.approx(1)
+
+
+async def test_a_lexicon_prompts_the_model(transcriber, monkeypatch):
+    """Its terms are what a recording of this kind is likely to hold."""
+    asked = []
+    prefix = Whisper.prefix
+    monkeypatch.setattr(
+        Whisper, "prefix", lambda model, options: asked.append(options.hotwords) or prefix(model, options)
+    )
+
+    outcome = await transcriber.handle(work(EXAMPLES / "austen-5-himself.ogg", lexicon="names"))
+
+    assert isinstance(outcome, Completed)
+    assert asked == ["Dashwood, Norland"]
+
+
+async def test_a_lexicon_that_is_gone_fails_the_job(transcriber):
+    """Without it the transcript would be another one than was asked for."""
+    with pytest.raises(JobError) as caught:
+        await transcriber.handle(work(EXAMPLES / "austen-5-himself.ogg", lexicon="removed"))
+
+    assert caught.value.type == "lexicon_unknown"
 
 
 async def test_sequential_mode_says_the_same_of_short_recordings(transcriber, tmp_path):

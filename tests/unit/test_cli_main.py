@@ -15,7 +15,7 @@ from common.records import PRIORITIES
 
 VERBS = (
     *("up", "demo", "producer", "consumer", "writer", "setup", "config"),
-    *("submit", "batch", "status", "cancel", "transcript", "events", "queue", "dead"),
+    *("submit", "batch", "status", "cancel", "transcript", "events", "queue", "dead", "prune"),
 )
 
 
@@ -177,3 +177,11 @@ def test_option_texts_become_the_types_of_the_api():
     """The API refuses "3" where it wants 3; the shell has only text."""
     found = parameters.decoding_options(["beam_size=3", "word_timestamps=true", "initial_prompt=1984"], "en")
     assert found == {"beam_size": 3, "word_timestamps": True, "initial_prompt": "1984", "language": "en"}
+
+
+@pytest.mark.parametrize("age", ["90", "d", "-1d", "1.5h", "1 d", "9999999d", "1y"])
+def test_an_age_needs_a_number_and_a_unit(run, age):
+    """Ninety of what? Guessing would delete too much."""
+    result = run("prune", "--older-than", age)
+    assert result.exit_code == 2
+    assert "such as 90d" in result.stderr or "No such option" in result.stderr
