@@ -86,7 +86,7 @@ def open_source(source: str, roots: Sequence[Path], max_bytes: int) -> OpenedSou
         JobError: `source_*` or `file_too_large`. Places outside the roots give the same error whether they exist or
             not. Only trouble of the host (I/O error, too many open files, a root not mounted) is retryable.
     """
-    root, wanted = _beneath_roots(_path_of(source), roots, source)
+    root, wanted = _beneath_roots(path_of(source), roots, source)
     try:
         real = Path(os.path.realpath(_as_spelled_on_disk(root, wanted, roots)))
         root = _real_root_of(real, roots, source)
@@ -95,8 +95,12 @@ def open_source(source: str, roots: Sequence[Path], max_bytes: int) -> OpenedSou
         raise _refusal(exc, source, root) from exc
 
 
-def _path_of(source: str) -> str:
-    """Return the absolute path that the source names."""
+def path_of(source: str) -> str:
+    """Return the absolute path that the source names. Touches no file.
+
+    Raises:
+        JobError: it is relative, of a kind that this version does not read, or holds what no file name can.
+    """
     scheme, colon, rest = source.partition(":")
     if source.startswith("/"):
         path = source

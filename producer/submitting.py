@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import JobError, Unavailable
-from common.health import OK, STOPPING
+from common.health import OK, STOPPING, Readiness
 from common.logs import safe_text
 from common.queue import Submitted
 from common.records import Job
@@ -39,13 +39,13 @@ async def submit(parts: Parts, request: web.Request) -> tuple[Job, bool]:
         Problem: why it is refused; an upload is removed then.
     """
     try:
-        await _need_everything(parts)
+        await need_everything(parts.readiness)
         async with _read(parts, request) as (submission, job_id):
             await _check_source(parts, submission.source)
             await _check_lexicon(parts, submission.options)
             if submission.id is not None and (stored := await _stored(parts, submission)):
                 return stored, False
-            await _need_everything(parts)  # again: an upload may have taken minutes
+            await need_everything(parts.readiness)  # again: an upload may have taken minutes
             return await _queue(parts, submission, job_id)
     except Exception as exc:
         if problem := problem_of(exc):
@@ -53,9 +53,13 @@ async def submit(parts: Parts, request: web.Request) -> tuple[Job, bool]:
         raise
 
 
-async def _need_everything(parts: Parts) -> None:
-    """Refuse while a part is away that the job will need: a promise must not be given that cannot be kept."""
-    report = await parts.readiness.report()
+async def need_everything(readiness: Readiness) -> None:
+    """Refuse while a part is away that the job will need: a promise must not be given that cannot be kept.
+
+    Raises:
+        Problem: 503 saying what is away.
+    """
+    report = await readiness.report()
     # While the process stops it still does what it is asked to.
     wrong = "; ".join(f"{name}: {told}" for name, told in report.items() if told not in {OK, STOPPING})
     if wrong:
@@ -131,7 +135,7 @@ async def _stored(parts: Parts, submission: Submission) -> Job | None:
     if job is None:
         return None
     if job.spec.to_json() != submission.spec.to_json():
-        raise _conflict(job.id)
+        raise conflict(job.id)
     return await parts.queue.job(job.id) or job
 
 
@@ -144,9 +148,9 @@ async def _queue(parts: Parts, submission: Submission, job_id: str) -> tuple[Job
         delay_ms=submission.delay_ms,
     )
     if submitted is Submitted.FULL:
-        raise full(parts)
+        raise full(parts.settings.max_queued)
     if submitted is Submitted.CONFLICT:
-        raise _conflict(job_id)
+        raise conflict(job_id)
     if submitted is not Submitted.KNOWN:
         parts.metrics.jobs_submitted.labels(submission.priority).inc()
     job = await parts.queue.job(job_id)
@@ -155,13 +159,13 @@ async def _queue(parts: Parts, submission: Submission, job_id: str) -> tuple[Job
     return job, submitted is not Submitted.KNOWN
 
 
-def full(parts: Parts) -> Problem:
+def full(most: int) -> Problem:
     """Return the refusal of a queue that holds as many jobs as allowed."""
-    most = parts.settings.max_queued
     return Problem(
         429, "queue_full", f"{most} jobs are under way, as many as allowed (STTREAM_MAX_QUEUED); try again later"
     )
 
 
-def _conflict(job_id: str) -> Problem:
+def conflict(job_id: str) -> Problem:
+    """Return the refusal of an id that another job has."""
     return Problem(409, "id_conflict", f"id: {job_id} belongs to another job; use another id", param="id")

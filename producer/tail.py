@@ -46,10 +46,13 @@ class EventTail:
         self._listeners: dict[str | None, set[Listener]] = {}
         self._closed = False
 
-    async def run(self) -> None:
-        """Read new events until cancelled; one blocking read serves every client."""
+    async def run(self, last: str | None = None) -> None:
+        """Read new events until cancelled; one blocking read serves every client.
+
+        Args:
+            last: the event after which to begin; None for the newest when the server first answers.
+        """
         outage = Outage("event stream")
-        last: str | None = None
         while True:
             try:
                 if last is None:

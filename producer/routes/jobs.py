@@ -88,7 +88,7 @@ async def _submit_again(parts: Parts, job_id: str) -> None:
         raise _not_retryable(stored)
     submitted = await parts.queue.submit(job_id, stored.spec, max_queued=parts.settings.max_queued, run=stored.run + 1)
     if submitted is Submitted.FULL:
-        raise submitting.full(parts)
+        raise submitting.full(parts.settings.max_queued)
 
 
 def _not_retryable(job: Job) -> Problem:
