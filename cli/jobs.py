@@ -1,4 +1,4 @@
-"""Verbs on jobs: status, cancel, transcript, events. Those that submit are in `submit` and `batch`."""
+"""Verbs on jobs: status, cancel, transcript, search, events. Those that submit are in `submit` and `batch`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli import parameters
 from cli.output import print_document, print_fields, print_json, print_line, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cli.http import Record
 
@@ -69,6 +69,28 @@ async def _transcript(url: str, job_id: str, format_: str) -> bytes:
 
     async with open_producer(url) as producer:
         return await producer.transcript(job_id, format_)
+
+
+@click.command()
+@click.argument("words", metavar="WORDS...", nargs=-1, required=True)
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="The most hits to print.")
+@parameters.as_json
+@parameters.url
+def search(words: Sequence[str], limit: int, as_json: bool, url: str | None) -> None:
+    """Find what was said; newest first.
+
+    Prints each sentence in which all words occur, in any order. A phrase has quotes of its own: '"good day" miller'.
+    """
+    for hit in asyncio.run(_search(parameters.producer_url(url), " ".join(words), limit)):
+        print_json(hit) if as_json else print_line(hit["job_id"], seconds(hit["start_s"]), hit["snippet"])
+
+
+async def _search(url: str, query: str, limit: int) -> list[Record]:
+    from cli.http import open_producer
+
+    async with open_producer(url) as producer:
+        hits: list[Record] = (await producer.get("/v1/search", q=query, limit=str(limit)))["hits"]
+        return hits
 
 
 @click.command()

@@ -15,7 +15,7 @@ from common.errors import SttreamError
 _SECTIONS = {
     "One machine": (services.up, demo.demo),
     "Services": (services.producer, services.consumer, services.writer, setup.setup, services.config),
-    "Jobs": (submit.submit, batch.batch, jobs.status, jobs.cancel, jobs.transcript, jobs.events),
+    "Jobs": (submit.submit, batch.batch, jobs.status, jobs.cancel, jobs.transcript, jobs.search, jobs.events),
     "Queue": (queue.queue, queue.dead, prune.prune),
 }
 

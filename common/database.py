@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from common.errors import SettingsError, SttreamError, Unavailable
 from common.records import Job, State
+from common.search import Hit, Query, to_hit, to_rows
 from common.tables import (
     TerminalRecord,
     epochs,
@@ -37,6 +38,7 @@ from common.tables import (
     jobs,
     newest_jobs,
     oldest_jobs,
+    segments,
     to_job,
     to_row,
     transcripts,
@@ -77,7 +79,8 @@ class Database:
         self._writing = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
         self._where = _describe(engine.url)
         self._timeout_s = timeout_s
-        self._insert = insert_newer(engine.dialect.name)
+        self._dialect = engine.dialect.name
+        self._insert = insert_newer(self._dialect)
 
     @classmethod
     def open(cls, url: str, *, timeout_s: float = 30.0, busy_timeout_s: float = 5.0) -> Self:
@@ -116,7 +119,7 @@ class Database:
             SettingsError: a newer sttream has migrated this database.
         """
         async with self._transaction(self._writing, None) as connection:
-            if self._engine.dialect.name == "postgresql":
+            if self._dialect == "postgresql":
                 await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             try:
                 await connection.run_sync(_upgrade)
@@ -151,14 +154,13 @@ class Database:
         async with self._transaction(self._writing, self._timeout_s) as connection:
             result = await connection.execute(self._insert, [to_row(latest[job_id]) for job_id in sorted(latest)])
             stored = sorted(result.scalars())
-            bodies = [
-                {"job_id": job_id, "body": record.transcript.to_json().decode()}
-                for job_id in stored
-                if (record := latest[job_id]).transcript
-            ]
+            said = {job_id: transcript for job_id in stored if (transcript := latest[job_id].transcript)}
             await connection.execute(delete(transcripts).where(transcripts.c.job_id.in_(stored)))
-            if bodies:
+            if said:
+                bodies = [{"job_id": job_id, "body": said[job_id].to_json().decode()} for job_id in said]
                 await connection.execute(insert(transcripts), bodies)
+            if rows := [row for job_id in said for row in to_rows(job_id, said[job_id], self._dialect)]:
+                await connection.execute(insert(segments), rows)
 
     async def job(self, job_id: str) -> Job | None:
         """Return a job that has ended, None when no such job is stored."""
@@ -216,6 +218,17 @@ class Database:
             same = tuple_(jobs.c.id, jobs.c.run).in_([(job.id, job.run) for job in ended])
             await connection.execute(delete(jobs).where(same))
 
+    async def search(self, query: Query, *, after: tuple[int, str, int] | None = None, limit: int = 50) -> list[Hit]:
+        """Return the segments in which all of it occurs, newest job first by (finished_ms, id), then by number.
+
+        Args:
+            query: what to look for.
+            after: the (finished_ms, job_id, number) of the last hit of the page before.
+            limit: the most to return.
+        """
+        rows = await self._read(query.matching(self._dialect, after=after, limit=limit))
+        return [to_hit(row, query) for row in rows]
+
     async def count(self) -> int:
         """Return how many jobs have ended."""
         [row] = await self._read(select(func.count().label("count")).select_from(jobs))
@@ -235,7 +248,7 @@ class Database:
             replace: whether it takes the place of one that is there; else the first of several callers wins.
         """
         async with self._transaction(self._writing, self._timeout_s) as connection:
-            store = insert_epoch(self._engine.dialect.name, replace=replace)
+            store = insert_epoch(self._dialect, replace=replace)
             await connection.execute(store, {"queue": queue, "epoch": epoch})
             return str(await connection.scalar(select(epochs.c.epoch).where(epochs.c.queue == queue)))
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Insert,
+    Integer,
     MetaData,
     Select,
     Table,
@@ -73,6 +74,22 @@ transcripts = Table(
     metadata,
     Column("job_id", IdText, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("body", Text, nullable=False),
+)
+
+# What is found by its words: see `common.search`. Rows are never changed, only deleted with their transcript. The index
+# of the words is `segment_words`, on SQLite a table of its own kept in step by triggers; only the migration knows how
+# each database makes it.
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("job_id", IdText, ForeignKey("transcripts.job_id", ondelete="CASCADE"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("start_s", Float, nullable=False),
+    Column("end_s", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("words", Text().with_variant(postgresql.TSVECTOR, "postgresql"), nullable=False),
+    Index("ix_segments_job", "job_id"),
 )
 
 # Which data in Redis the jobs above belong to; see `common.epoch`.

@@ -28,7 +28,7 @@ from producer.access import REQUESTS, Requests, add_headers, log_access
 from producer.bodies import MAX_JSON_BYTES
 from producer.parts import PARTS, Parts
 from producer.problems import answer_with_problems
-from producer.routes import events, jobs, queue
+from producer.routes import events, jobs, queue, search
 from producer.tail import EventTail
 from producer.uploads import UploadFolder
 
@@ -117,7 +117,7 @@ def make_app(parts: Parts) -> web.Application:
     app = web.Application(middlewares=[log_access, answer_with_problems], client_max_size=MAX_JSON_BYTES)
     app[PARTS] = parts
     app[REQUESTS] = Requests()
-    app.add_routes([*jobs.routes(), *queue.routes(), *events.routes()])
+    app.add_routes([*jobs.routes(), *search.routes(), *queue.routes(), *events.routes()])
     app.add_routes(health_routes(parts.readiness, parts.metrics.registry, _gauge_refresher(parts)))
     app.on_response_prepare.append(add_headers)
     return app

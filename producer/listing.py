@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import orjson
 from pydantic import TypeAdapter
 
 from common.records import TERMINAL, Job, State, check_id
-from producer.problems import Problem
+from producer import cursors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +37,7 @@ class Place:
 
     def to_cursor(self) -> str:
         """Return the place as an opaque text."""
-        raw = orjson.dumps([self.state, self.after, self.before])
-        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        return cursors.pack([self.state, self.after, self.before])
 
     @classmethod
     def from_cursor(cls, cursor: str, states: Sequence[str]) -> Self:
@@ -51,17 +48,11 @@ class Place:
         """
         place = None
         with contextlib.suppress(ValueError):
-            padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-            raw = base64.b64decode(padded, b"-_", validate=True)
-            state, after, before = _CURSOR.validate_json(raw, strict=True)
-            place = cls(state, after, before and (before[0], check_id(before[1])))
+            if told := cursors.unpack(cursor, _CURSOR):
+                state, after, before = told
+                place = cls(state, after, before and (before[0], check_id(before[1])))
         if place is None or place.state not in states or not _fits(place):
-            raise Problem(
-                400,
-                "invalid_cursor",
-                "cursor: expected the next_cursor of a page with the same filter",
-                param="cursor",
-            )
+            raise cursors.invalid()
         return place
 
 

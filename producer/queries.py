@@ -34,15 +34,15 @@ def allow(request: web.Request, *names: str) -> None:
             raise Problem(422, "invalid_parameter", f"{shown}: given twice", param=shown)
 
 
-def limit(request: web.Request) -> int:
+def limit(request: web.Request, largest: int = LARGEST_LIMIT) -> int:
     """Return how many items a page may hold."""
     text = request.query.get("limit", str(DEFAULT_LIMIT))
-    if text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= LARGEST_LIMIT:
+    if text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= largest:
         return int(text)
     raise Problem(
         422,
         "invalid_parameter",
-        f"limit: expected 1 to {LARGEST_LIMIT}, found {safe_text(repr(text), 60)}",
+        f"limit: expected 1 to {largest}, found {safe_text(repr(text), 60)}",
         param="limit",
     )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from common.dead import DeadLetter
     from common.overview import QueueStats
     from common.records import Job
+    from common.search import Hit
 
 
 def job_view(job: Job) -> dict[str, Any]:
@@ -36,6 +37,18 @@ def job_view(job: Job) -> dict[str, Any]:
         "options": job.spec.options.model_dump(),
         "metadata": job.spec.metadata,
         "links": _links(job.id),
+    }
+
+
+def hit_view(hit: Hit) -> dict[str, Any]:
+    """Return the public form of a hit of a search."""
+    links = _links(hit.job_id)
+    return {
+        "job_id": hit.job_id,
+        "start_s": hit.start_s,
+        "end_s": hit.end_s,
+        "snippet": hit.snippet,
+        "links": {"job": links["self"], "transcript": links["transcript"]},
     }
 
 

@@ -15,7 +15,7 @@ from common.records import PRIORITIES
 
 VERBS = (
     *("up", "demo", "producer", "consumer", "writer", "setup", "config"),
-    *("submit", "batch", "status", "cancel", "transcript", "events", "queue", "dead", "prune"),
+    *("submit", "batch", "status", "cancel", "transcript", "search", "events", "queue", "dead", "prune"),
 )
 
 
@@ -87,6 +87,8 @@ def test_choices_are_those_of_the_records():
         (["submit", "a.wav", "--language", "english"], "language: unknown language 'english'"),
         (["submit", "a.wav", "--format", "srt"], "--format needs --wait"),
         (["transcript", "x", "--json", "--format", "srt"], "--json and --format srt exclude each other"),
+        (["search"], "Missing argument 'WORDS...'"),
+        (["search", "x", "--limit", "101"], "101 is not in the range"),
         (["submit", "/nowhere/a.wav", "--upload"], "there is no such file to upload"),
         (["batch", "/nowhere"], "'/nowhere' does not exist"),
         (["dead", "drop"], "name a dead letter, or all of them"),
@@ -115,7 +117,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(run, verb):
 @pytest.mark.parametrize(
     "verb",
     [
-        *(["status", "x"], ["cancel", "x"], ["transcript", "x"], ["events"], ["queue"]),
+        *(["status", "x"], ["cancel", "x"], ["transcript", "x"], ["search", "x"], ["events"], ["queue"]),
         *(["dead", "ls"], ["dead", "show", "x"], ["submit", "/a.wav"]),
     ],
 )

@@ -9,7 +9,7 @@ from typing import get_args
 from common.errors import ErrorType
 from common.options import Options
 from producer.intake import Submission
-from producer.routes import events, jobs, queue
+from producer.routes import events, jobs, queue, search
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "http-api.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def _section(title: str) -> str:
 
 def test_every_route_is_listed_and_every_listed_route_exists() -> None:
     """A route that nobody can find is no feature; one that is only documented is a lie."""
-    routes = {f"{route.method} {route.path}" for module in (jobs, queue, events) for route in module.routes()}
+    routes = {f"{route.method} {route.path}" for module in (jobs, search, queue, events) for route in module.routes()}
     listed = set(re.findall(r"^\| \[`(\w+ /v1[^`]*)`\]", DOC, re.MULTILINE))
     assert listed == routes
 

@@ -17,13 +17,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, text
 from sqlalchemy.dialects import sqlite
 
 from common.database import MIGRATIONS, Database, RecordRefused, TerminalRecord
 from common.errors import SettingsError, Unavailable
 from common.records import Failure, Job, JobSpec, State
-from common.tables import metadata, newest_jobs
+from common.search import Query
+from common.tables import jobs, metadata, newest_jobs, to_row, transcripts
 from common.transcript import Segment, Timings, Transcript, Word
 from tests.integration.database.postgres import PostgresServer
 from tests.until import until
@@ -221,8 +222,12 @@ async def test_each_list_is_read_from_an_index_in_order(tmp_path: Path, narrowed
 async def test_the_migrated_tables_are_those_of_the_code(database: Database) -> None:
     """A column added to the code without a migration works in tests and fails at the first upgrade."""
 
+    def ours(_: object, name: str, *__: object) -> bool:
+        return not name.startswith("segment_words")  # the one index that each database makes in its own way
+
     def differences(connection: Connection) -> Sequence[Any]:
-        return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
+        options = {"compare_type": True, "include_object": ours}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
     async with database._engine.connect() as connection:
         assert await connection.run_sync(differences) == []
@@ -240,10 +245,14 @@ async def test_a_database_of_the_first_version_keeps_its_jobs(url: str) -> None:
     async with contextlib.aclosing(Database.open(url)) as database:
         async with database._writing.begin() as connection:
             await connection.run_sync(first_version)
-        await database.store([completed("a")])
+            record = completed("a", said="hello again")
+            await connection.execute(insert(jobs), to_row(record))
+            body = transcript("a", "hello again").to_json().decode()
+            await connection.execute(insert(transcripts), {"job_id": "a", "body": body})
         await database.migrate()
 
         assert await ids(database) == ["a"]
+        assert [hit.snippet for hit in await database.search(Query.parse("again"))] == ["hello ⟦again⟧"]
         assert await database.remember_epoch("calls", "first") == "first"
 
 
