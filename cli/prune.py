@@ -50,11 +50,11 @@ class _Age(click.ParamType[float]):
 def prune(
     *, age_s: float, state: str | None, batch_id: str | None, delete: bool, data_dir: Path | None, as_json: bool
 ) -> None:
-    """Remove jobs that ended long ago: transcripts, uploads, records.
+    """Remove jobs that ended long ago, with all their files.
 
-    Counts only, until --delete is given. Jobs that the queue still knows stay: those that run again, those with a dead
-    letter, and all that ended within STTREAM_JOB_TTL_S. Other recordings than uploads are never touched. The id of a
-    job that was removed may be used again.
+    Transcripts, uploads and records. Counts only, until --delete is given. Jobs that the queue still knows stay:
+    those that run again, those with a dead letter, and all that ended within STTREAM_JOB_TTL_S. Other recordings than
+    uploads are never touched. The id of a job that was removed may be used again.
     """
     from common.settings import load_settings
     from deploy.plan import settings_of_stack

@@ -186,4 +186,4 @@ def test_an_age_needs_a_number_and_a_unit(run, age):
     """Ninety of what? Guessing would delete too much."""
     result = run("prune", "--older-than", age)
     assert result.exit_code == 2
-    assert "such as 90d" in result.stderr or "No such option" in result.stderr
+    assert "such as 90d" in result.stderr
