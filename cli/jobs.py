@@ -81,7 +81,10 @@ def search(words: Sequence[str], limit: int, as_json: bool, url: str | None) -> 
 
     Prints each sentence in which all words occur, in any order. A phrase has quotes of its own: '"good day" miller'.
     """
-    for hit in asyncio.run(_search(parameters.producer_url(url), " ".join(words), limit)):
+    hits = asyncio.run(_search(parameters.producer_url(url), " ".join(words), limit))
+    if not hits:
+        click.echo("nothing found", err=True)
+    for hit in hits:
         print_json(hit) if as_json else print_line(hit["job_id"], seconds(hit["start_s"]), hit["snippet"])
 
 

@@ -66,7 +66,7 @@ def prune(
         print_json({**told, "deleted": delete})
         return
     did = "removed" if delete else "would be removed (repeat with --delete)"
-    click.echo(f"{_told(pruned)} {did}")
+    click.echo(f"{_told(pruned)} {did}" if pruned.jobs else "nothing to remove")
     if pruned.kept:
         click.echo(f"{counted(pruned.kept, 'job')} kept: the queue still knows them")
 
@@ -87,7 +87,7 @@ async def _prune(
         async for pruned in pruner.prune(
             before_ms, state=State(state) if state else None, batch_id=batch_id, dry_run=not delete
         ):
-            if not quiet:
+            if pruned.jobs and not quiet:
                 click.echo(f"{_told(pruned)} so far", err=True)
     return pruned
 
