@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The same as in common.records and common.formats, which take longer to import than `--help` may; a test compares.
 PRIORITIES = ("high", "normal", "low")
+ENDED = ("cancelled", "completed", "failed")
 FORMATS = ("json", "txt", "srt", "vtt", "tsv")
 DEFAULT_FORMAT = "txt"
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _AGE = re.compile(r"(\d{1,6})([smhdw])")
-ENDS = ("completed", "failed", "cancelled")
 
 
 class _Age(click.ParamType[float]):
@@ -38,7 +37,7 @@ class _Age(click.ParamType[float]):
 @click.option(
     "--older-than", "age_s", type=_Age(), required=True, metavar="AGE", help="Ended so long ago: 90d, 12h, 4w."
 )
-@click.option("--state", type=click.Choice(ENDS), help="Only jobs that ended so.")
+@click.option("--state", type=click.Choice(parameters.ENDED), help="Only jobs that ended so.")
 @click.option("--batch", "batch_id", metavar="ID", help="Only jobs of this batch.")
 @click.option("--delete", is_flag=True, help="Really do it; else it is only counted.")
 @click.option(
@@ -74,6 +73,7 @@ def prune(
 async def _prune(
     settings: Settings, age_s: float, state: str | None, batch_id: str | None, delete: bool, *, quiet: bool
 ) -> Pruned:
+    from common.epoch import agreed_epoch
     from common.keys import Keys
     from common.pruning import Pruned, Pruner
     from common.queue import JobQueue
@@ -81,7 +81,10 @@ async def _prune(
 
     pruned = Pruned()
     async with stores(settings) as (redis, database):
-        queue = JobQueue(redis, Keys(settings.queue))
+        keys = Keys(settings.queue)
+        # A server that is not this database's knows none of its jobs, and would keep none.
+        await agreed_epoch(redis, keys, database)
+        queue = JobQueue(redis, keys)
         before_ms = await queue.now_ms() - round(1000 * age_s)
         pruner = Pruner(database, queue, settings.results_dir, settings.upload_dir)
         async for pruned in pruner.prune(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from cli import parameters
 from cli.http import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ LONGEST_WAIT_S = 1.0
 ASKED_AT_A_TIME = 32
 # A producer that restarts meanwhile is waited for.
 OUTAGE_S = 30.0
-ENDED = frozenset({"completed", "failed", "cancelled"})
+ENDED = frozenset(parameters.ENDED)
 
 
 async def wait_for_end(producer: Producer, job_ids: Iterable[str], seen: Callable[[Record], None]) -> dict[str, Record]:

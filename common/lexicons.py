@@ -51,12 +51,6 @@ class Lexicons:
             )
         return options.model_copy(update={"hotwords": hotwords, "lexicon": None})
 
-    def names(self) -> list[str]:
-        """Return the names that can be asked for, in order. Blocks."""
-        if self._folder is None:
-            return []
-        return sorted(path.stem for path in self._folder.glob(f"*{_SUFFIX}"))
-
     def _terms(self, name: str) -> tuple[str, ...]:
         if self._folder is None:
             raise JobError(
@@ -66,17 +60,18 @@ class Lexicons:
         try:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
-                raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path} is no regular file")
+                raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path.name} is no regular file")
             version = (found.st_mtime_ns, found.st_size, found.st_ino)
             cached = self._cache.get(name)
             if cached is None or cached.version != version:
                 cached = self._cache[name] = _Cached(version, _read(name, path))
         except FileNotFoundError:
             self._cache.pop(name, None)
-            known = safe_text(", ".join(self.names()) or "none", 200)
+            names = sorted(path.stem for path in self._folder.glob(f"*{_SUFFIX}"))
+            known = safe_text(", ".join(names) or "none", 200)
             raise JobError("lexicon_unknown", f"lexicon {name!r}: not in the folder; known are: {known}") from None
         except OSError as exc:
-            detail = f"lexicon {name!r}: {path} cannot be read: {exc.strerror}"
+            detail = f"lexicon {name!r}: {path.name} cannot be read: {exc.strerror}"
             raise JobError("lexicon_unreadable", detail, retryable=True) from exc
         return cached.terms
 
@@ -85,12 +80,12 @@ def _read(name: str, path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         raw = file.read(_MOST_BYTES + 1)
     if len(raw) > _MOST_BYTES:
-        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path} has more than {_MOST_BYTES} bytes")
+        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path.name} has more than {_MOST_BYTES} bytes")
     try:
         lines = [line.strip() for line in raw.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as exc:
-        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path} is no UTF-8 (byte {exc.start})") from exc
+        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path.name} is no UTF-8 (byte {exc.start})") from exc
     terms = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not terms:
-        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path} has no terms; expected one a line")
+        raise JobError("lexicon_unreadable", f"lexicon {name!r}: {path.name} has no terms; expected one a line")
     return terms

@@ -7,7 +7,6 @@ Files go first and the record last, so that a run that was killed is finished by
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from common.errors import Unavailable
 from common.formats import FORMATS
-from common.records import State
+from common.sources import is_upload_of
 
 if TYPE_CHECKING:
     from common.database import Database
     from common.queue import JobQueue
-    from common.records import Job
+    from common.records import Job, State
 
 _AT_ONCE = 500
 
@@ -80,19 +79,16 @@ class Pruner:
     async def _forget(self, jobs: list[Job], dry_run: bool) -> Pruned:
         known = await self.queue.known([job.id for job in jobs])
         gone = [job for job in jobs if job.id not in known]
-        files, size_bytes = await asyncio.to_thread(_removed, self._files_of(gone), dry_run)
+        files = [path for job in gone for path in self._files_of(job)]
+        count, size_bytes = await asyncio.to_thread(_removed, files, dry_run)
         if gone and not dry_run:
             await self.database.forget(gone)
-        return Pruned(len(gone), files, size_bytes, len(jobs) - len(gone))
+        return Pruned(len(gone), count, size_bytes, len(jobs) - len(gone))
 
-    def _files_of(self, jobs: Iterable[Job]) -> Iterable[Path]:
-        return itertools.chain.from_iterable(map(self._files_of_one, jobs))
-
-    def _files_of_one(self, job: Job) -> list[Path]:
+    def _files_of(self, job: Job) -> list[Path]:
         results = [self.results_dir / f"{job.id}.{format_}" for format_ in FORMATS]
-        # The upload of this job: beneath the folder itself, and with the job's id in its name.
         folder, _, name = job.spec.source.rpartition("/")
-        is_own = folder == self.upload_dir.as_uri() and name.startswith(f"{job.id}-")
+        is_own = folder == self.upload_dir.as_uri() and is_upload_of(job.id, name)
         return [*results, self.upload_dir / name] if is_own else results
 
 

@@ -95,6 +95,22 @@ def open_source(source: str, roots: Sequence[Path], max_bytes: int) -> OpenedSou
         raise _refusal(exc, source, root) from exc
 
 
+def upload_name(job_id: str, digest: str, suffix: str) -> str:
+    """Return the name of a job's upload in the upload folder.
+
+    Args:
+        job_id: whose it is.
+        digest: of its content, in hexadecimal; the first 16 digits count.
+        suffix: with its dot, or empty.
+    """
+    return f"{job_id}-{digest[:16]}{suffix}"
+
+
+def is_upload_of(job_id: str, name: str) -> bool:
+    """Return whether a file in the upload folder is the upload of this job, and not of one whose id begins alike."""
+    return re.fullmatch(re.escape(job_id) + r"-[0-9a-f]{16}(\.[a-z0-9]{1,8})?", name) is not None
+
+
 def path_of(source: str) -> str:
     """Return the absolute path that the source names. Touches no file.
 

@@ -180,11 +180,8 @@ def oldest_jobs(
     before_ms: int, *, state: State | None, batch_id: str | None, after: tuple[int, str] | None, limit: int
 ) -> Select[Any]:
     """Return the query of one page of the jobs that ended before a time, oldest first; an index gives the order."""
-    query = select(jobs).where(jobs.c.finished_ms < before_ms).order_by(jobs.c.finished_ms, jobs.c.id).limit(limit)
-    if state is not None:
-        query = query.where(jobs.c.state == state.value)
-    if batch_id is not None:
-        query = query.where(jobs.c.batch_id == batch_id)
+    query = _jobs_with(state, batch_id).order_by(jobs.c.finished_ms, jobs.c.id).limit(limit)
+    query = query.where(jobs.c.finished_ms < before_ms)
     if after is not None:
         query = query.where(tuple_(jobs.c.finished_ms, jobs.c.id) > after)
     return query
@@ -194,11 +191,16 @@ def newest_jobs(
     *, state: State | None, batch_id: str | None, before: tuple[int, str] | None, limit: int
 ) -> Select[Any]:
     """Return the query of one page of jobs, newest first by (finished_ms, id); an index gives the order."""
-    query = select(jobs).order_by(jobs.c.finished_ms.desc(), jobs.c.id.desc()).limit(limit)
+    query = _jobs_with(state, batch_id).order_by(jobs.c.finished_ms.desc(), jobs.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(tuple_(jobs.c.finished_ms, jobs.c.id) < before)
+    return query
+
+
+def _jobs_with(state: State | None, batch_id: str | None) -> Select[Any]:
+    query = select(jobs)
     if state is not None:
         query = query.where(jobs.c.state == state.value)
     if batch_id is not None:
         query = query.where(jobs.c.batch_id == batch_id)
-    if before is not None:
-        query = query.where(tuple_(jobs.c.finished_ms, jobs.c.id) < before)
     return query

@@ -91,7 +91,9 @@ class Transcriber:
             JobError: what is wrong with the source, the recording, the options or the engine.
         """
         job = _job_of(work)
-        options = await asyncio.to_thread(self._lexicons.apply, job.spec.options)
+        options = job.spec.options
+        if options.lexicon:
+            options = await asyncio.to_thread(self._lexicons.apply, options)
         self._engine.check(options)
         started = self._clock()
         try:

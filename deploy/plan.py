@@ -109,7 +109,7 @@ def settings_of_stack(data_dir: Path, environ: Mapping[str, str] | None = None) 
         SettingsError: a setting is wrong.
     """
     environ = os.environ if environ is None else environ
-    port = int(environ.get(variable_of("http_port")) or DEFAULT_PORT)
+    port = load_settings(environ).http_port or DEFAULT_PORT
     return load_settings(_environment(DataDir(plain_path(data_dir)), "127.0.0.1", port, (), environ))
 
 

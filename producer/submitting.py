@@ -116,6 +116,8 @@ async def _check_lexicon(parts: Parts, options: Options) -> None:
     Raises:
         Problem: 422, or 503 while the disk cannot be read.
     """
+    if options.lexicon is None:
+        return
     try:
         async with asyncio.timeout(_SOURCE_LIMIT_S):
             await asyncio.to_thread(parts.lexicons.apply, options)

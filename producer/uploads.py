@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from common.errors import Unavailable
 from common.logs import safe_text
+from common.sources import upload_name
 from producer.bodies import MAX_JSON_BYTES, PacedBody
 from producer.intake import check_submission, load_json
 from producer.problems import Problem
@@ -109,7 +110,7 @@ class UploadFolder:
 
     async def keep(self, upload: Upload, job_id: str) -> None:
         """Give an upload its own name, on disk for good."""
-        own = self.folder / f"{job_id}-{upload.digest.hexdigest()[:16]}{upload.suffix}"
+        own = self.folder / upload_name(job_id, upload.digest.hexdigest(), upload.suffix)
         with _disk_errors():
             upload.created = await asyncio.to_thread(_rename, upload.path, own)
         upload.path = own

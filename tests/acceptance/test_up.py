@@ -52,6 +52,16 @@ async def test_what_ended_long_ago_can_be_removed(data, tmp_path):
     assert recording.exists()
 
 
+def test_nothing_is_removed_by_what_another_server_knows(data, tmp_path):
+    """Two stacks on a machine, and the wrong port: the other's server would call each job forgotten."""
+    with up(data) as stack, up(tmp_path / "other") as other:
+        assert stack.run("submit", str(CLIP), "--id", "kept", "--wait").returncode == 0
+        arguments = ("prune", "--older-than", "0s", "--data-dir", str(data), "--delete")
+        refused = sttream(*arguments, STTREAM_HTTP_PORT=str(other.port))
+        assert refused.returncode == 4, refused.stderr
+        assert stack.run("transcript", "kept").returncode == 0
+
+
 async def test_work_that_was_accepted_goes_on_at_the_next_start(data):
     """What the producer said yes to survives a stop of the whole machine."""
     with up(data, "--consumers", "0") as stack:

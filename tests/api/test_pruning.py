@@ -133,3 +133,17 @@ async def test_a_source_beneath_the_upload_folder_that_is_no_upload_stays(
     assert (await pruned(pruner)).jobs == 1
 
     assert there(upload)
+
+
+async def test_an_upload_stays_when_a_job_goes_whose_id_begins_alike(api: Api, pruner: Pruner, results: Path) -> None:
+    """An id may hold dashes: `call` is not `call-2`, though the upload's name begins with both."""
+    upload = await ended(api, results, "call-2", upload=True)
+    assert upload is not None
+    await api.parts.database.forget(await api.parts.database.jobs())
+    await api.call("POST", "/v1/jobs", json={"source": upload.as_uri(), "id": "call"})
+    await api.line.complete("call")
+    await api.line.forget("call")
+
+    assert (await pruned(pruner)).jobs == 1
+
+    assert there(upload)

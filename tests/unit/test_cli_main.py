@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cli import parameters
 from cli.main import sttream
 from common.formats import FORMATS
-from common.records import PRIORITIES
+from common.records import PRIORITIES, TERMINAL
 
 VERBS = (
     *("up", "demo", "producer", "consumer", "writer", "setup", "config"),
@@ -70,9 +70,10 @@ def test_help_imports_no_library_that_takes_long():
 
 
 def test_choices_are_those_of_the_records():
-    """The command line repeats two short lists so that help is fast; they must not drift."""
+    """The command line repeats three short lists so that help is fast; they must not drift."""
     assert parameters.PRIORITIES == PRIORITIES
     assert parameters.FORMATS == FORMATS
+    assert set(parameters.ENDED) == TERMINAL
 
 
 @pytest.mark.parametrize(
